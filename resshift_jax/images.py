@@ -1,0 +1,61 @@
+"""Image files to arrays and back."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from resshift_jax.files import atomic_write
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+class ImageFileError(ValueError):
+    """An image file that cannot be read; the message names it."""
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned upright as its EXIF says.
+
+    Raises:
+        ImageFileError: not an image, or a damaged one.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UnidentifiedImageError as e:
+        raise ImageFileError(f"{path}: not an image that can be read") from e
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise ImageFileError(f"{path}: {_reason(e)}") from e
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(H, W) uint8, 255 where to fill. Raises as `read_image`."""
+    return np.asarray(Image.fromarray(read_image(path)).convert("L"))
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes (H, W, 3) uint8, whole or not at all."""
+    with atomic_write(path) as file:
+        Image.fromarray(image).save(file, format="PNG")
+
+
+def list_images(path: Path) -> list[Path]:
+    """The file itself, or the images of a folder in order of their names.
+
+    Raises:
+        ImageFileError: nothing there, or a folder without images.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise ImageFileError(f"{path}: a folder without images ({', '.join(SUFFIXES)})")
+        return found
+    if not path.exists():
+        raise ImageFileError(f"{path}: no such file or folder")
+    return [path]
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot be read, {text}"

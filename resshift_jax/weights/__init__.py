@@ -1,0 +1,1 @@
+"""Weights: PyTorch files and safetensors in, parameter trees with their configuration out."""

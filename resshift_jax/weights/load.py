@@ -1,0 +1,183 @@
+"""Any weight file in, (configuration, parameters) out: released .pth files and our safetensors."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from resshift_jax.config import (
+    ConfigError,
+    FirstStageConfig,
+    ModelConfig,
+    UNetConfig,
+    VQConfig,
+    from_dict,
+    to_dict,
+)
+from resshift_jax.weights import store, torch_file
+from resshift_jax.weights.mapping import (
+    ConversionError,
+    FlatParams,
+    first_stage_shapes,
+    to_ours,
+    unet_rules,
+    unet_shapes,
+    vq_rules,
+)
+from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
+from resshift_jax.weights.store import Params
+from resshift_jax.weights.torch_file import TorchTensor, WeightFileError
+from resshift_jax.weights.zoo import UnknownModelError, released_config
+
+
+def cache_dir() -> Path:
+    """Where weights are looked for besides their own folder: $RESSHIFT_CACHE, or below ~/.cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "resshift-jax"
+    return Path(os.environ.get("RESSHIFT_CACHE", default)).expanduser()
+
+
+def load_weights(
+    path: Path,
+    *,
+    first_stage: Path | None = None,
+    task: str | None = None,
+    version: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    need_first_stage: bool = True,
+) -> tuple[ModelConfig, Params]:
+    """The configuration and flat parameters of a weight file.
+
+    Args:
+        path: a released .pth, or our safetensors.
+        first_stage: a .pth of the autoencoder, used instead of an embedded one.
+        task, version: of a .pth whose name does not tell; see `zoo.RELEASED`.
+        overrides: dotted configuration keys -> values, for a .pth.
+        need_first_stage: look for the first stage beside the file and in the cache where it is
+            neither embedded nor given; if False, leave it out.
+
+    Raises:
+        FileNotFoundError: a file is absent; the message says what to put where.
+        ValueError: a file that cannot be used: WeightFileError, ConversionError, ConfigError or
+            UnknownModelError.
+    """
+    if path.suffix == ".safetensors":
+        config, params = store.load(path)
+    else:
+        config, params = _from_torch(path, task, version, overrides or {})
+    if first_stage is None and need_first_stage and _lacks_first_stage(config, params):
+        first_stage = _find_first_stage(config.first_stage, path)
+    if first_stage is not None:
+        stage, params["first_stage"] = read_first_stage(first_stage, config.first_stage)
+        config = replace(config, first_stage=stage)
+    return config, params
+
+
+def read_first_stage(
+    path: Path, expected: FirstStageConfig | None = None
+) -> tuple[VQConfig, FlatParams]:
+    """The autoencoder of a .pth.
+
+    Args:
+        expected: what the model needs; a file of another layout is refused.
+    """
+    state = _read(path)
+    if expected is not None and not isinstance(expected, VQConfig):
+        raise ConversionError(f"{path}: given, but this model has no autoencoder as first stage")
+    try:
+        config = expected or recognize_first_stage(state, path.stem)
+        # Report a misfit in full, tensor by tensor, rather than as another configuration.
+        params = to_ours(state, vq_rules(config), first_stage_shapes(config))
+    except ConversionError as e:
+        wanted = f" as {expected.name}" if expected else ""
+        raise ConversionError(f"{path}: does not fit{wanted}; {e}") from e
+    return config, params
+
+
+def _from_torch(
+    path: Path, task: str | None, version: str | None, overrides: Mapping[str, Any]
+) -> tuple[ModelConfig, Params]:
+    state = _read(path)
+    if is_first_stage(state):
+        raise ConversionError(
+            f"{path}: an autoencoder alone; give it with --first-stage beside the model's file"
+        )
+    try:
+        unet = recognize_unet(state)
+    except ConversionError:
+        unet = None  # the mismatches with the expected network say more
+    try:
+        config = released_config(path.stem, task, version)
+    except UnknownModelError:
+        if unet is None and task is None:
+            config = ModelConfig()
+        else:
+            raise
+    config = apply_overrides(_with_unet(config, unet), overrides)
+    try:
+        params = to_ours(state, unet_rules(config.unet), unet_shapes(config.unet))
+    except ConversionError as e:
+        raise ConversionError(f"{path}: does not fit as {config.task}; {e}") from e
+    return config, {"unet": params, "first_stage": {}}
+
+
+def _with_unet(config: ModelConfig, unet: UNetConfig | None) -> ModelConfig:
+    """The task's configuration with the widths found in the file, where they make a model of it."""
+    if unet is None:
+        return config
+    try:
+        return replace(config, unet=unet)
+    except ConfigError:
+        return config  # another kind of network: the mismatches will be listed
+
+
+def apply_overrides(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
+    """The configuration with dotted keys such as "chain.steps" replaced.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type.
+    """
+    values = to_dict(config)
+    for key, value in overrides.items():
+        *groups, name = key.split(".")
+        node = values
+        for group in groups:
+            node = node.get(group, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: {group} has no settings of its own")
+        node[name] = value
+        if not groups and name not in to_dict(config):
+            raise ConfigError(f"{key}: unknown key, one of {', '.join(to_dict(config))}")
+    return from_dict(ModelConfig, values)
+
+
+def _read(path: Path) -> dict[str, TorchTensor]:
+    if path.is_dir() or not path.exists():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise FileNotFoundError(f"{path}: {found} there, a weight file needed")
+    return torch_file.read(path)
+
+
+def _lacks_first_stage(config: ModelConfig, params: Params) -> bool:
+    return isinstance(config.first_stage, VQConfig) and not params["first_stage"]
+
+
+def _find_first_stage(config: FirstStageConfig, path: Path) -> Path:
+    assert isinstance(config, VQConfig)
+    name = f"{config.name}.pth"
+    for folder in (path.parent, cache_dir()):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{path}: needs the first stage {name}, found neither beside it nor in {cache_dir()}; "
+        f"put it there, or name it with --first-stage"
+    )
+
+
+__all__ = [
+    "WeightFileError",
+    "apply_overrides",
+    "cache_dir",
+    "load_weights",
+    "read_first_stage",
+]
