@@ -4,6 +4,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -260,6 +261,24 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     if unknown:
         raise ConfigError(f"{where}{unknown[0]}: unknown key, one of {', '.join(sorted(names))}")
     return kind(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in values.items()})
+
+
+def with_overrides(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
+    """The configuration with the values of dotted keys such as "chain.steps" replaced.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
+    values = to_dict(config)
+    for key, value in overrides.items():
+        *groups, name = key.split(".")
+        node: Any = values
+        for group in groups:
+            node = node.get(group)
+            if not isinstance(node, dict):
+                raise ConfigError(f"{key}: unknown key, {group} is not a group of settings")
+        node[name] = value
+    return from_dict(ModelConfig, values)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from resshift_jax.config import ModelConfig, to_dict
-from resshift_jax.files import atomic_write
+from resshift_jax.files import written_whole
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.load import load_weights
 from resshift_jax.weights.mapping import FlatParams, released_state_dict
@@ -54,11 +54,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    for path in (args.target, args.first_stage if args.to_torch else None):
-        if path is not None and path.suffix not in (
-            (".pth", ".safetensors") if args.to_torch else (".safetensors",)
-        ):
-            raise ValueError(f"{path}: {path.suffix or 'no'} suffix given, .safetensors needed")
+    written = [args.target, args.first_stage] if args.to_torch else [args.target]
+    suffixes = [".pth", ".safetensors"] if args.to_torch else [".safetensors"]
+    for path in written:
+        if path is not None and path.suffix not in suffixes:
+            raise ValueError(f"{path}: cannot be written, name a {' or '.join(suffixes)} file")
     config, params = load_weights(
         args.source,
         first_stage=None if args.to_torch else args.first_stage,
@@ -95,8 +95,8 @@ def _write_torch(path: Path, state: dict[str, np.ndarray]) -> None:
     if path.suffix == ".pth":
         torch_file.write(path, state)
     else:
-        with atomic_write(path) as file:
-            safetensors.numpy.save_file(state, file.name)
+        with written_whole(path) as temporary:
+            safetensors.numpy.save_file(state, temporary)
 
 
 def describe(config: ModelConfig, params: dict[str, FlatParams]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from resshift_jax.files import atomic_write
+from resshift_jax.files import written_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -36,8 +36,8 @@ def read_mask(path: Path) -> np.ndarray:
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Writes (H, W, 3) uint8, whole or not at all."""
-    with atomic_write(path) as file:
-        Image.fromarray(image).save(file, format="PNG")
+    with written_whole(path) as temporary:
+        Image.fromarray(image).save(temporary, format="PNG")
 
 
 def list_images(path: Path) -> list[Path]:

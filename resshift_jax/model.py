@@ -124,7 +124,7 @@ def load(
 
 def image_key(seed: int, pixels: np.ndarray) -> jax.Array:
     """The key of an image: fold_in(key(seed), crc32 of its pixels)."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(np.ascontiguousarray(pixels)))
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(np.ascontiguousarray(pixels).data))
 
 
 def _as_float(x: np.ndarray, name: str) -> np.ndarray:

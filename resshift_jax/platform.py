@@ -13,7 +13,8 @@ COMPUTE_DTYPES = {"float32": np.dtype(jnp.float32), "bfloat16": np.dtype(jnp.bfl
 # XLA's newer convolutions for CPUs reach 0.7 of the matrix product's rate on maps of 32x32 and
 # less, where its older ones reach 0.9. The option takes them away from the default set.
 _CPU_OPTIONS = {
-    "xla_cpu_experimental_ynn_fusion_type": "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+    "xla_cpu_experimental_ynn_fusion_type": "-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
+    "xla_cpu_prefer_vector_width": 512,
 }
 
 

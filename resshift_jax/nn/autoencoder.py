@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from resshift_jax.config import FirstStageConfig, SpaceToDepthConfig, VQConfig
-from resshift_jax.nn.layers import Conv3x3, GroupNorm, Linear, upsample_nearest
+from resshift_jax.nn.layers import Conv3x3, GroupNorm, Linear, UpsampleConv3x3
 
 # Rows of a large matrix are computed in chunks of about 16 MiB of float32 (which suits caches), but
 # of no fewer rows than keep a matrix product busy.
@@ -140,8 +140,7 @@ class Decoder(nn.Module):
             for i in range(cfg.num_res_blocks[level] + 1):
                 h = ResBlock(widths[level], dtype, name=f"up_{level}_block_{i}")(h)
             if level > 0:
-                h = upsample_nearest(h)
-                h = Conv3x3(widths[level], dtype=dtype, name=f"up_{level}_upsample")(h)
+                h = UpsampleConv3x3(widths[level], dtype, name=f"up_{level}_upsample")(h)
         h = nn.silu(_norm(dtype=dtype, name="norm_out")(h))
         return Conv3x3(3, dtype=dtype, name="conv_out")(h)
 

@@ -33,6 +33,17 @@ FEW_CHANNELS = 8
 FEW_PIXELS = 64
 
 
+def _convolution_parameters(module: nn.Module, channels: int, features: int, zero: bool = False):
+    """Kernel (3, 3, channels, features) and bias (features,) of a module, in its dtype."""
+    zeros = nn.initializers.zeros
+    kernel_init, bias_init = (
+        (zeros, zeros) if zero else (uniform_fan_in, _uniform_bias(9 * channels))
+    )
+    kernel = module.param("kernel", kernel_init, (3, 3, channels, features))
+    bias = module.param("bias", bias_init, (features,))
+    return kernel.astype(module.dtype), bias.astype(module.dtype)
+
+
 class Conv3x3(nn.Module):
     """A 3x3 convolution with bias.
 
@@ -51,24 +62,51 @@ class Conv3x3(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (3, 3, x.shape[-1], self.features)
-        zeros = nn.initializers.zeros
-        kernel = self.param("kernel", zeros if self.zero else uniform_fan_in, shape)
-        bias_init = zeros if self.zero else _uniform_bias(9 * x.shape[-1])
-        bias = self.param("bias", bias_init, (self.features,))
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         _, height, width, channels = x.shape
+        kernel, bias = _convolution_parameters(self, channels, self.features, self.zero)
+        x = x.astype(self.dtype)
         if self.stride == 1 and (channels <= FEW_CHANNELS or height * width <= FEW_PIXELS):
-            y = _patches(x, self.padding) @ kernel.reshape(-1, self.features)
-        else:
-            y = jax.lax.conv_general_dilated(
-                x,
-                kernel,
-                window_strides=(self.stride, self.stride),
-                padding=(self.padding, self.padding),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-        return y + bias.astype(self.dtype)
+            return _patches(x, self.padding) @ kernel.reshape(-1, self.features) + bias
+        return _convolve(x, kernel, self.stride, (self.padding, self.padding)) + bias
+
+
+class UpsampleConv3x3(nn.Module):
+    """Each pixel repeated to 2x2, then a 3x3 convolution: (B, H, W, C) -> (B, 2H, 2W, features).
+
+    Three taps on repeated pixels touch only two of the small map, so each of the four phases of the
+    output is a 2x2 convolution of the small map with summed taps: 4/9 of the arithmetic.
+    """
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        kernel, bias = _convolution_parameters(self, channels, self.features)
+        x = x.astype(self.dtype)
+        if height * width <= FEW_PIXELS:  # summing the taps would cost more than it saves
+            return _convolve(upsample_nearest(x), kernel, 1, ((1, 1), (1, 1))) + bias
+        rows = []
+        for y, row_taps in enumerate(_summed_taps(kernel, axis=0)):
+            phases = [
+                _convolve(x, taps, 1, ((1 - y, y), (1 - z, z))) + bias
+                for z, taps in enumerate(_summed_taps(row_taps, axis=1))
+            ]
+            rows.append(jnp.stack(phases, axis=3).reshape(batch, height, 2 * width, -1))
+        return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
+
+
+def _summed_taps(kernel: Array, axis: int) -> tuple[Array, Array]:
+    """Three taps along an axis -> the two that even, and the two that odd output pixels see."""
+    a, b, c = jnp.split(kernel, 3, axis)
+    return jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
+
+
+def _convolve(x: Array, kernel: Array, stride: int, padding: tuple) -> Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def _patches(x: Array, padding: tuple[int, int]) -> Array:
@@ -107,16 +145,25 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
+        # Group values reach their channels by a product with zeros and ones, which is exact, and not
+        # by a repeat, which XLA on CPUs would redo for every value of the feature map.
+        size = channels // self.groups
+        member = jnp.arange(channels) // size == jnp.arange(self.groups)[:, None]
+
+        def to_channels(a: Array) -> Array:
+            """(B, groups) -> (B, 1, 1, C)."""
+            expanded = jax.lax.dot(a, member.astype(jnp.float32), precision="highest")
+            return expanded[:, None, None]
+
         def group_mean(a: Array) -> Array:
-            """Mean of (B, H, W, C) over each group, repeated for each channel: (B, 1, 1, C)."""
-            a = a.mean((1, 2)).reshape(batch, self.groups, -1).mean(-1)
-            return jnp.repeat(a, channels // self.groups, axis=-1)[:, None, None]
+            """(B, H, W, C) -> (B, groups)."""
+            return a.mean((1, 2)).reshape(batch, self.groups, size).mean(-1)
 
         x = x.astype(jnp.float32)
-        mean = group_mean(x)
+        mean = to_channels(group_mean(x))
         variance = group_mean(jnp.square(x - mean))
         # One multiplication and addition a value: a single pass, fused with what follows.
-        gain = scale * jax.lax.rsqrt(variance + self.eps)
+        gain = scale * to_channels(jax.lax.rsqrt(variance + self.eps))
         offset = bias - mean * gain
         if modulation is not None:
             m, s = (a.astype(jnp.float32)[:, None, None] for a in modulation)

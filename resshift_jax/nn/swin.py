@@ -94,8 +94,12 @@ class WindowAttention(nn.Module):
         logits = logits.astype(jnp.float32) + bias
         if mask is not None:
             logits += mask[:, :, None]
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        out = jnp.einsum("brchqk,brchkd->brchqd", weights, v).swapaxes(-3, -2)
+        # The softmax, divided by its sum after the product: fewer values to divide.
+        top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        weights = jnp.exp(logits - top)
+        out = jnp.einsum("brchqk,brchkd->brchqd", weights.astype(self.dtype), v)
+        out = out / weights.sum(-1, keepdims=True)
+        out = out.astype(self.dtype).swapaxes(-3, -2)
         out = reverse(out.reshape(*out.shape[:-2], channels), self.window)
         return Linear(channels, dtype=self.dtype, name="proj")(out)
 
@@ -126,7 +130,7 @@ class SwinBlock(nn.Module):
 
         h = GroupNorm(eps=1e-5, dtype=self.dtype, name="norm2")(x)
         h = Linear(self.mlp_ratio * channels, dtype=self.dtype, name="mlp_in")(h)
-        h = jax.nn.gelu(h, approximate=False)
+        h = 0.5 * h * (1 + jax.lax.erf(h * 0.5**0.5))  # exact GELU; jax.nn.gelu takes erfc, slower
         return x + Linear(channels, dtype=self.dtype, name="mlp_out")(h)
 
 

@@ -8,7 +8,13 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from resshift_jax.config import UNetConfig
-from resshift_jax.nn.layers import Conv3x3, GroupNorm, Linear, timestep_embedding, upsample_nearest
+from resshift_jax.nn.layers import (
+    Conv3x3,
+    GroupNorm,
+    Linear,
+    UpsampleConv3x3,
+    timestep_embedding,
+)
 from resshift_jax.nn.swin import SwinLayer
 
 _norm = partial(GroupNorm, eps=1e-5)
@@ -128,8 +134,7 @@ class SwinUNet(nn.Module):
                 if i == 0:
                     h = swin(level, f"up_{level}_swin")(h)
             if level > 0:
-                h = upsample_nearest(h)
-                h = Conv3x3(widths[level], dtype=dtype, name=f"up_{level}_upsample")(h)
+                h = UpsampleConv3x3(widths[level], dtype, name=f"up_{level}_upsample")(h)
 
         h = nn.silu(_norm(dtype=dtype, name="norm_out")(h))
         return Conv3x3(cfg.latent_channels, dtype=dtype, name="conv_out")(h)

@@ -12,8 +12,7 @@ from resshift_jax.config import (
     ModelConfig,
     UNetConfig,
     VQConfig,
-    from_dict,
-    to_dict,
+    with_overrides,
 )
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.mapping import (
@@ -27,7 +26,7 @@ from resshift_jax.weights.mapping import (
 )
 from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
 from resshift_jax.weights.store import Params
-from resshift_jax.weights.torch_file import TorchTensor, WeightFileError
+from resshift_jax.weights.torch_file import TorchTensor
 from resshift_jax.weights.zoo import UnknownModelError, released_config
 
 
@@ -51,7 +50,8 @@ def load_weights(
     Args:
         path: a released .pth, or our safetensors.
         first_stage: a .pth of the autoencoder, used instead of an embedded one.
-        task, version: of a .pth whose name does not tell; see `zoo.RELEASED`.
+        task, version: of a .pth whose name does not tell, see `zoo.RELEASED`; the task of a
+            safetensors is checked.
         overrides: dotted configuration keys -> values, for a .pth.
         need_first_stage: look for the first stage beside the file and in the cache where it is
             neither embedded nor given; if False, leave it out.
@@ -63,6 +63,8 @@ def load_weights(
     """
     if path.suffix == ".safetensors":
         config, params = store.load(path)
+        if task not in (None, config.task):
+            raise UnknownModelError(f"{path}: its task is {config.task}, --task {task} given")
     else:
         config, params = _from_torch(path, task, version, overrides or {})
     if first_stage is None and need_first_stage and _lacks_first_stage(config, params):
@@ -113,7 +115,7 @@ def _from_torch(
             config = ModelConfig()
         else:
             raise
-    config = apply_overrides(_with_unet(config, unet), overrides)
+    config = with_overrides(_with_unet(config, unet), overrides)
     try:
         params = to_ours(state, unet_rules(config.unet), unet_shapes(config.unet))
     except ConversionError as e:
@@ -129,26 +131,6 @@ def _with_unet(config: ModelConfig, unet: UNetConfig | None) -> ModelConfig:
         return replace(config, unet=unet)
     except ConfigError:
         return config  # another kind of network: the mismatches will be listed
-
-
-def apply_overrides(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """The configuration with dotted keys such as "chain.steps" replaced.
-
-    Raises:
-        ConfigError: an unknown key or a value of the wrong type.
-    """
-    values = to_dict(config)
-    for key, value in overrides.items():
-        *groups, name = key.split(".")
-        node = values
-        for group in groups:
-            node = node.get(group, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{key}: {group} has no settings of its own")
-        node[name] = value
-        if not groups and name not in to_dict(config):
-            raise ConfigError(f"{key}: unknown key, one of {', '.join(to_dict(config))}")
-    return from_dict(ModelConfig, values)
 
 
 def _read(path: Path) -> dict[str, TorchTensor]:
@@ -172,12 +154,3 @@ def _find_first_stage(config: FirstStageConfig, path: Path) -> Path:
         f"{path}: needs the first stage {name}, found neither beside it nor in {cache_dir()}; "
         f"put it there, or name it with --first-stage"
     )
-
-
-__all__ = [
-    "WeightFileError",
-    "apply_overrides",
-    "cache_dir",
-    "load_weights",
-    "read_first_stage",
-]

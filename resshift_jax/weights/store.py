@@ -15,7 +15,7 @@ import safetensors.numpy
 from jax.typing import DTypeLike
 
 from resshift_jax.config import ConfigError, ModelConfig, from_dict, to_dict
-from resshift_jax.files import atomic_write
+from resshift_jax.files import written_whole
 from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, unet_shapes
 from resshift_jax.weights.torch_file import WeightFileError
 
@@ -42,8 +42,8 @@ def save(
         for name, value in flat.items()
     }
     header = {"format": FORMAT, "version": VERSION, "config": json.dumps(to_dict(config))}
-    with atomic_write(path) as file:
-        safetensors.numpy.save_file(tensors, file.name, metadata=header)
+    with written_whole(path) as temporary:
+        safetensors.numpy.save_file(tensors, temporary, metadata=header)
 
 
 def load_config(path: Path) -> ModelConfig:

@@ -14,12 +14,12 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from resshift_jax.files import atomic_write
+from resshift_jax.files import written_whole
 
 _STORAGE_DTYPES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype(np.float32),
@@ -203,17 +203,17 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     Raises:
         ValueError: an array of a dtype that PyTorch files do not hold.
     """
-    with atomic_write(path) as file:
-        _write_archive(file, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
+    with written_whole(path) as temporary:
+        _write_archive(temporary, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
 
 
-def _write_archive(file: BinaryIO, tensors: Mapping[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+def _write_archive(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr("archive/data.pkl", _pickle_state_dict(tensors))
         archive.writestr("archive/byteorder", "little")
         for i, array in enumerate(tensors.values()):
             with archive.open(f"archive/data/{i}", "w", force_zip64=True) as member:
-                member.write(memoryview(array.reshape(-1).view(np.uint8)))
+                member.write(array.reshape(-1).view(np.uint8).data)
         archive.writestr("archive/version", "3\n")
 
 

@@ -95,10 +95,11 @@ def released_config(
     if not candidates:
         raise UnknownModelError(f"--task {task}: unknown, one of {', '.join(TASKS)}")
     if version is not None:
-        candidates = [m for m in candidates if m.version == version] or candidates
-        if candidates[0].version != version:
-            versions = ", ".join(m.version for m in candidates if m.version) or "none to choose"
-            raise UnknownModelError(f"--version {version}: unknown for {task}: {versions}")
+        versions = [m.version for m in candidates if m.version]
+        if version not in versions:
+            known = f"one of {', '.join(versions)}" if versions else "which has only one"
+            raise UnknownModelError(f"--version {version}: unknown for {task}, {known}")
+        candidates = [m for m in candidates if m.version == version]
     elif named is not None and named.config.task == task:
         candidates = [named]
     chains = {m.config.chain for m in candidates}

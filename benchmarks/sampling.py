@@ -1,0 +1,176 @@
+"""Times restoration with the full-size network: python benchmarks/sampling.py [--json FILE].
+
+Every part is timed in turn with a 2048^3 matrix product of the same dtype, best of the rounds, so
+that a share of that rate can be given: machines differ and are busy, shares hardly move.
+"""
+
+import argparse
+import json
+import math
+import platform
+import resource
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+
+import resshift_jax
+from examples import stand_in
+from resshift_jax import convert
+from resshift_jax.config import ModelConfig
+from resshift_jax.flops import count_flops
+from resshift_jax.nn import layers
+from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.platform import (
+    COMPUTE_DTYPES,
+    compiler_options,
+    default_dtype,
+    matmul_precision,
+)
+from resshift_jax.restore import restore
+
+MATMUL_SIDE = 2048
+
+
+@dataclass
+class Row:
+    """A line of the table; gflop and share are None where no arithmetic is measured."""
+
+    part: str
+    seconds: float
+    gflop: float | None = None
+    share: float | None = None
+
+
+def published_gflop(function: Callable, *args) -> float:
+    """GFLOP of the networks as published, before upsampling is folded into convolutions."""
+    with mock.patch.object(layers, "FEW_PIXELS", math.inf):
+        return count_flops(function, *args) / 1e9
+
+
+def timed(function: Callable, *args):
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*args))
+    return time.perf_counter() - start, result
+
+
+def interleaved(parts: dict[str, tuple[Callable, tuple]], matmul: Callable, rounds: int):
+    """Best seconds of each part, and of the matrix product that runs before and after each."""
+    best = dict.fromkeys(parts, float("inf"))
+    best_matmul = float("inf")
+    for _ in range(rounds):
+        for name, (function, args) in parts.items():
+            for _ in range(3):
+                best_matmul = min(best_matmul, timed(matmul)[0])
+            best[name] = min(best[name], timed(function, *args)[0])
+    return best, best_matmul
+
+
+def prepare(folder: Path, rows: list[Row], dtype) -> resshift_jax.Model:
+    """Weights on disk, converted and loaded, with the time that each took."""
+    stand_in.write(folder, "resshift_realsrx4_s15_v2", ModelConfig())
+    source, target = folder / "resshift_realsrx4_s15_v2.pth", folder / "realsr.safetensors"
+    stage = folder / "autoencoder_vq_f4.pth"
+    seconds, _ = timed(convert.main, [str(source), str(target), "--first-stage", str(stage)])
+    rows.append(Row("convert .pth to .safetensors", seconds))
+    seconds, model = timed(partial(resshift_jax.load, target, dtype=dtype))
+    rows.append(Row("load .safetensors", seconds))
+    return model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--dtype", choices=COMPUTE_DTYPES, default=str(default_dtype()))
+    parser.add_argument("--size", type=int, default=64, help="side of the LR image, times 64")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+
+    rows: list[Row] = []
+    dtype = COMPUTE_DTYPES[args.dtype]
+    with tempfile.TemporaryDirectory() as folder:
+        model = prepare(Path(folder), rows, dtype)
+    config, params, side = model.config, model.params, args.size
+    unet, stage = SwinUNet(config.unet, dtype), first_stage(config.first_stage, dtype)
+    weights = {"params": params["first_stage"]}
+
+    lr = jax.random.uniform(jax.random.key(0), (1, side, side, 3), minval=-1, maxval=1)
+    image = jax.image.resize(lr, (1, 4 * side, 4 * side, 3), "nearest")
+    latent = jax.random.normal(jax.random.key(1), (1, side, side, 3))
+    step = jnp.zeros((1,), jnp.int32)
+    keys = jax.random.split(jax.random.key(2), 1)
+
+    def unet_step(p, x, t, y):
+        return unet.apply({"params": p}, x, t, y)
+
+    functions: dict[str, tuple[Callable, tuple]] = {
+        "U-Net step": (unet_step, (params["unet"], latent, step, lr)),
+        "encode": (partial(stage.apply, method="encode"), (weights, image)),
+        "decode": (partial(stage.apply, method="decode"), (weights, latent)),
+        f"restore, {config.chain.steps} steps": (
+            partial(restore, config=config, dtype=dtype),
+            (params, lr, keys),
+        ),
+    }
+    parts, gflop = {}, {}
+    with jax.default_matmul_precision(matmul_precision(dtype)):
+        for name, (function, inputs) in functions.items():
+            jitted = jax.jit(function, compiler_options=compiler_options())
+            gflop[name] = published_gflop(function, *inputs)
+            seconds, compiled = timed(lambda f=jitted, a=inputs: f.lower(*a).compile())
+            rows.append(Row(f"compile {name}", seconds))
+            timed(compiled, *inputs)
+            parts[name] = compiled, inputs
+        square = jnp.ones((MATMUL_SIDE, MATMUL_SIDE), dtype)
+        matmul = jax.jit(lambda: square @ square)
+        timed(matmul)
+    best, best_matmul = interleaved(parts, matmul, args.rounds)
+    rate = 2 * MATMUL_SIDE**3 / best_matmul / 1e9
+    rows += [Row(k, s, gflop[k], gflop[k] / s / rate) for k, s in best.items()]
+
+    device = jax.devices()[0]
+    summary = {
+        "device": device.device_kind if device.platform != "cpu" else platform.machine() + " CPU",
+        "devices": jax.device_count(),
+        "jax": jax.__version__,
+        "dtype": args.dtype,
+        "lr_side": side,
+        "matmul_gflops": rate,
+        "peak_gib": peak_gib(device),
+        "rows": [asdict(row) for row in rows],
+    }
+    print_table(summary, rows)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(summary, indent=1) + "\n")
+
+
+def peak_gib(device: jax.Device) -> float:
+    """Peak memory of the device, or of this process on a CPU."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats:
+        return stats["peak_bytes_in_use"] / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def print_table(summary: dict, rows: list[Row]) -> None:
+    for key, value in summary.items():
+        if key != "rows":
+            print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}")
+    print(f"\n{'part':32} {'seconds':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'share':>6}")
+    for row in rows:
+        line = f"{row.part:32} {row.seconds:9.3f}"
+        if row.gflop is not None and row.share is not None:
+            line += f" {row.gflop:8.1f} {row.gflop / row.seconds:8.1f} {row.share:6.2f}"
+        print(line)
+
+
+if __name__ == "__main__":
+    main()
