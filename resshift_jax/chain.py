@@ -46,6 +46,8 @@ def gaussian_noise(key: Array, shape: tuple[int, ...]) -> NoiseSource:
     keys = key
     if key.ndim == 0:
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(shape[0]))
+    elif key.shape != shape[:1]:
+        raise ValueError(f"keys: {key.shape} given, one key or {shape[0]} keys needed")
 
     def draw(k: ArrayLike) -> Array:
         return jax.vmap(lambda one: jax.random.normal(jax.random.fold_in(one, k), shape[1:]))(keys)

@@ -23,6 +23,15 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_positive(group: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        least = min(value, default=0) if isinstance(value, tuple) else value
+        _require(
+            math.isfinite(least) and least > 0, f"{group}.{name}: {value} given, must be positive"
+        )
+
+
 @dataclass(frozen=True)
 class ChainConfig:
     """The residual-shifting chain (arXiv 2307.12348).
@@ -47,8 +56,7 @@ class ChainConfig:
 
     def __post_init__(self):
         _require(self.steps >= 2, f"chain.steps: {self.steps} given, at least 2 needed")
-        _require(self.kappa > 0, f"chain.kappa: {self.kappa} given, must be positive")
-        _require(self.power > 0, f"chain.power: {self.power} given, must be positive")
+        _require_positive("chain", self, "kappa", "power")
         first = min(self.min_noise_level / self.kappa, self.min_noise_level)
         _require(
             0 < first < self.max_noise_level < 1,
@@ -92,6 +100,11 @@ class UNetConfig:
     window_mask: WindowMask = "released"
 
     def __post_init__(self):
+        _require_positive(
+            "unet", self, "image_size", "latent_channels", "condition_size", "base_channels",
+            "channel_mult", "num_res_blocks", "swin_channels", "swin_depth", "head_channels",
+            "window_size", "mlp_ratio",
+        )  # fmt: skip
         ratio = self.condition_size / self.image_size
         _require(
             ratio >= 1 and math.log2(ratio).is_integer(),
@@ -103,15 +116,14 @@ class UNetConfig:
             f"unet.swin_channels: {self.swin_channels} given, must be a multiple of "
             f"head_channels ({self.head_channels})",
         )
-        _require(self.num_res_blocks >= 1, "unet.num_res_blocks: at least 1 needed")
-        _require(len(self.channel_mult) > 0, "unet.channel_mult: empty, give a number per level")
         deepest = 2 ** (len(self.channel_mult) - 1)
         _require(
             self.image_size % deepest == 0,
             f"unet.image_size: {self.image_size} given, must be a multiple of {deepest}",
         )
-        for width in (*(self.base_channels * m for m in self.channel_mult), self.swin_channels):
-            _require(width % 32 == 0, f"unet: width {width} is not a multiple of 32 (GroupNorm)")
+        for name in ("base_channels", "swin_channels"):
+            width = getattr(self, name)
+            _require(width % 32 == 0, f"unet.{name}: {width} given, must be a multiple of 32")
 
     @property
     def num_levels(self) -> int:
@@ -164,6 +176,14 @@ class VQConfig:
     name: str = "autoencoder_vq_f4"
 
     def __post_init__(self):
+        _require_positive(
+            "first_stage", self, "base_channels", "channel_mult", "num_res_blocks",
+            "latent_channels", "codebook_size",
+        )  # fmt: skip
+        _require(
+            self.base_channels % 32 == 0,
+            f"first_stage.base_channels: {self.base_channels} given, must be a multiple of 32",
+        )
         _require(
             len(self.num_res_blocks) == len(self.channel_mult),
             f"first_stage.num_res_blocks: {self.num_res_blocks} given, one number for each of the "
@@ -195,6 +215,9 @@ class SpaceToDepthConfig:
     kind: Literal["space_to_depth"] = "space_to_depth"
     block: int = 4
     in_pixels = True
+
+    def __post_init__(self):
+        _require_positive("first_stage", self, "block")
 
     @property
     def factor(self) -> int:
@@ -255,6 +278,10 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
     Raises:
         ConfigError: an unknown key or a value of the wrong type, with its dotted name.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{where or 'configuration'}: {values!r} given, groups of settings needed"
+        )
     hints = typing.get_type_hints(kind)
     names = {field.name for field in dataclasses.fields(typing.cast(Any, kind))}
     unknown = sorted(set(values) - names)

@@ -19,4 +19,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         temporary = Path(folder) / path.name
         yield temporary
+        # Some writers give their files to the owner alone; give them what a plain file would have.
+        plain = Path(folder) / "plain"
+        plain.touch()
+        temporary.chmod(plain.stat().st_mode)
         os.replace(temporary, path)

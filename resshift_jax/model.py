@@ -123,7 +123,13 @@ def load(
 
 
 def image_key(seed: int, pixels: np.ndarray) -> jax.Array:
-    """The key of an image: fold_in(key(seed), crc32 of its pixels)."""
+    """The key of an image: fold_in(key(seed), crc32 of its pixels in 8 bits).
+
+    Args:
+        pixels: uint8, or float in [0, 1]; the same picture in either type has the same key.
+    """
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(255 * pixels).astype(np.uint8)
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(np.ascontiguousarray(pixels).data))
 
 

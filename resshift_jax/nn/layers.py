@@ -145,8 +145,8 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
-        # Group values reach their channels by a product with zeros and ones, which is exact, and not
-        # by a repeat, which XLA on CPUs would redo for every value of the feature map.
+        # Group values reach their channels by a product with zeros and ones (exact), not by a
+        # repeat, which XLA on CPUs would redo for every value of the feature map.
         size = channels // self.groups
         member = jnp.arange(channels) // size == jnp.arange(self.groups)[:, None]
 

@@ -27,7 +27,7 @@ from resshift_jax.weights.mapping import (
 from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
 from resshift_jax.weights.store import Params
 from resshift_jax.weights.torch_file import TorchTensor
-from resshift_jax.weights.zoo import UnknownModelError, released_config
+from resshift_jax.weights.zoo import UnknownModelError, any_release, released_config
 
 
 def cache_dir() -> Path:
@@ -65,6 +65,8 @@ def load_weights(
         config, params = store.load(path)
         if task not in (None, config.task):
             raise UnknownModelError(f"{path}: its task is {config.task}, --task {task} given")
+        if overrides:
+            raise ConfigError(f"{path}: has its own settings, {', '.join(overrides)} given")
     else:
         config, params = _from_torch(path, task, version, overrides or {})
     if first_stage is None and need_first_stage and _lacks_first_stage(config, params):
@@ -107,15 +109,14 @@ def _from_torch(
     try:
         unet = recognize_unet(state)
     except ConversionError:
-        unet = None  # the mismatches with the expected network say more
-    try:
-        config = released_config(path.stem, task, version)
-    except UnknownModelError:
-        if unet is None and task is None:
-            config = ModelConfig()
-        else:
-            raise
-    config = with_overrides(_with_unet(config, unet), overrides)
+        # Its mismatches with a released network of the task say more than what is odd about it.
+        config = any_release(path.stem, task).config
+    else:
+        try:
+            config = _with_unet(released_config(path.stem, task, version), unet)
+        except UnknownModelError as e:
+            raise UnknownModelError(f"{path}: {e}") from e
+    config = with_overrides(config, overrides)
     try:
         params = to_ours(state, unet_rules(config.unet), unet_shapes(config.unet))
     except ConversionError as e:
@@ -123,10 +124,8 @@ def _from_torch(
     return config, {"unet": params, "first_stage": {}}
 
 
-def _with_unet(config: ModelConfig, unet: UNetConfig | None) -> ModelConfig:
+def _with_unet(config: ModelConfig, unet: UNetConfig) -> ModelConfig:
     """The task's configuration with the widths found in the file, where they make a model of it."""
-    if unet is None:
-        return config
     try:
         return replace(config, unet=unet)
     except ConfigError:

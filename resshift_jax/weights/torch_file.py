@@ -11,8 +11,9 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class TorchTensor:
         base = np.frombuffer(self._storage.read(), self.dtype)
         strides = [s * self.dtype.itemsize for s in self._strides]
         view = np.lib.stride_tricks.as_strided(base[self._offset :], self.shape, strides)
-        return np.ascontiguousarray(view)
+        return view.copy()
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,14 @@ def _rebuild_parameter(tensor, requires_grad=False, hooks=None):
     return tensor
 
 
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch", "Size"): tuple,
-    **{("torch", name): _Dtype(dtype) for name, dtype in _STORAGE_DTYPES.items()},
+# What a pickle may name, made anew each time that it does: a pickle can set attributes of what it
+# holds, and must not reach anything that the next file is read with.
+_ADMITTED: dict[tuple[str, str], Callable[[], Any]] = {
+    ("collections", "OrderedDict"): lambda: OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): lambda: lambda *args: _rebuild_tensor(*args),
+    ("torch._utils", "_rebuild_parameter"): lambda: lambda *args: _rebuild_parameter(*args),
+    ("torch", "Size"): lambda: tuple,
+    **{("torch", name): partial(_Dtype, dtype) for name, dtype in _STORAGE_DTYPES.items()},
 }
 
 
@@ -122,7 +125,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _ADMITTED[module, name]
+            return _ADMITTED[module, name]()
         except KeyError:
             raise pickle.UnpicklingError(
                 f"its pickle asks for {module}.{name}; only tensors, containers and numbers are "
@@ -204,7 +207,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         ValueError: an array of a dtype that PyTorch files do not hold.
     """
     with written_whole(path) as temporary:
-        _write_archive(temporary, {k: np.ascontiguousarray(v) for k, v in tensors.items()})
+        _write_archive(temporary, {k: np.asarray(v, order="C") for k, v in tensors.items()})
 
 
 def _write_archive(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

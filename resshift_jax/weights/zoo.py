@@ -87,7 +87,7 @@ def released_config(
     if task is None:
         if named is None:
             raise UnknownModelError(
-                f"{file_stem}: not the name of a released file, so say what it is with --task, "
+                f"not the name of a released file, so say what it is with --task, "
                 f"one of {', '.join(TASKS)}"
             )
         return named.config
@@ -106,7 +106,12 @@ def released_config(
     if len(chains) > 1:
         options = ", ".join(f"{m.version} ({m.config.chain.steps} steps)" for m in candidates)
         raise UnknownModelError(
-            f"{file_stem or task}: its name does not tell how many steps it has; say --version, "
-            f"one of {options}"
+            f"its name does not tell how many steps it has; say --version, one of {options}"
         )
     return candidates[0].config
+
+
+def any_release(file_stem: str, task: str | None) -> Released:
+    """A released model of the task, or of the file's name, or the first of all."""
+    of_task = (m for m in RELEASED if m.config.task == task)
+    return next(of_task, _BY_FILE.get(file_stem, RELEASED[0]))
