@@ -20,13 +20,27 @@ _CPU_OPTIONS = {
 }
 
 
+def default_dtype() -> np.dtype:
+    """bfloat16 on TPU and GPU; float32 on CPU, where bfloat16 is no faster."""
+    return COMPUTE_DTYPES["float32" if jax.default_backend() == "cpu" else "bfloat16"]
+
+
+def matmul_precision(dtype: DTypeLike) -> str:
+    """For jax.default_matmul_precision: float32 asked for means float32, also on TPU and GPU."""
+    return "highest" if np.dtype(dtype) == np.float32 else "default"
+
+
 @cache
 def compiler_options() -> dict[str, Any]:
-    """Options for jax.jit on this machine; none where its XLA does not know them."""
+    """Options for jax.jit on this machine; those that its XLA does not know are left out."""
     if jax.default_backend() != "cpu":
         return {}
+    return {name: value for name, value in _CPU_OPTIONS.items() if _is_accepted({name: value})}
+
+
+def _is_accepted(options: dict[str, Any]) -> bool:
     try:
-        jax.jit(lambda: jnp.zeros(()), compiler_options=_CPU_OPTIONS).lower().compile()
+        jax.jit(lambda: jnp.zeros(()), compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
-        return {}
-    return _CPU_OPTIONS
+        return False
+    return True
