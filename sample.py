@@ -3,6 +3,7 @@
 import argparse
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import resshift_jax
@@ -42,29 +43,43 @@ def main(argv: list[str] | None = None) -> int:
         )
         if args.scale not in (None, model.config.scale):
             raise ValueError(f"--scale {args.scale}: {args.weights} is for {model.config.scale}")
-        paths = list_images(args.in_path)
+        if (args.mask_path is not None) != model.config.unet.condition_mask:
+            needed = "needs one" if args.mask_path is None else "takes none"
+            raise ValueError(f"--mask_path: the task {model.config.task} {needed}")
+        if args.steps is not None and args.steps < 1:
+            raise ValueError(f"--steps {args.steps}: at least 1 needed")
+        outputs = name_outputs(list_images(args.in_path), args.out_path)
     except (OSError, ValueError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
 
     failed = 0
-    for path in paths:
+    for path, out in outputs.items():
         try:
-            restore_file(model, path, args)
+            restore_file(model, path, out, args)
         except (OSError, ValueError) as e:
-            print(f"error: {e}", file=sys.stderr)
+            print(f"error: {e}" if str(path) in str(e) else f"error: {path}: {e}", file=sys.stderr)
             failed += 1
-    if len(paths) > 1:
-        print(f"{len(paths) - failed} of {len(paths)} images restored in {args.out_path}")
+    if len(outputs) > 1:
+        print(f"{len(outputs) - failed} of {len(outputs)} images restored in {args.out_path}")
     return 1 if failed else 0
 
 
-def restore_file(model: Model, path: Path, args: argparse.Namespace) -> None:
+def name_outputs(paths: list[Path], folder: Path) -> dict[Path, Path]:
+    """Each image and the PNG to make of it; images of one stem keep their suffix in the name."""
+    stems = Counter(path.stem for path in paths)
+    return {
+        path: folder / f"{path.stem if stems[path.stem] == 1 else path.name}.png" for path in paths
+    }
+
+
+def restore_file(model: Model, path: Path, out: Path, args: argparse.Namespace) -> None:
     start = time.perf_counter()
+    if out.resolve() == path.resolve():
+        raise ValueError(f"{path}: would be replaced by its restoration, choose another folder")
     low = read_image(path)
     mask = None if args.mask_path is None else read_mask(args.mask_path)
     high = model(low, mask, seed=args.seed, steps=args.steps)
-    out = args.out_path / f"{path.stem}.png"
     write_png(out, high)
     sizes = " -> ".join(f"{image.shape[1]}x{image.shape[0]}" for image in (low, high))
     print(f"{path} -> {out}  {sizes}  {time.perf_counter() - start:.1f} s", flush=True)

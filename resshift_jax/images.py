@@ -22,7 +22,10 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16-bit grey, which convert() would clip
+                upright = Image.fromarray(np.rint(np.asarray(upright) / 257).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except UnidentifiedImageError as e:
         raise ImageFileError(f"{path}: not an image that can be read") from e
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:

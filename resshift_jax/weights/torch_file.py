@@ -77,7 +77,7 @@ class _Storage:
     def read(self) -> bytes:
         try:
             return self.archive.read(self.member)
-        except (zipfile.BadZipFile, EOFError, OSError) as e:
+        except Exception as e:  # zipfile raises many kinds on damaged headers
             raise WeightFileError(f"{self.archive.filename}: damaged file, {e}") from e
 
 

@@ -84,13 +84,13 @@ def released_config(
         UnknownModelError: the names settle nothing, or contradict each other.
     """
     named = _BY_FILE.get(file_stem)
-    if task is None:
-        if named is None:
-            raise UnknownModelError(
-                f"not the name of a released file, so say what it is with --task, "
-                f"one of {', '.join(TASKS)}"
-            )
-        return named.config
+    if named is None and task is None:
+        raise UnknownModelError(
+            f"not the name of a released file, so say what it is with --task, one of "
+            f"{', '.join(TASKS)}"
+        )
+    if named is not None and task is None:
+        task = named.config.task
     candidates = [m for m in RELEASED if m.config.task == task]
     if not candidates:
         raise UnknownModelError(f"--task {task}: unknown, one of {', '.join(TASKS)}")
@@ -100,10 +100,12 @@ def released_config(
             known = f"one of {', '.join(versions)}" if versions else "which has only one"
             raise UnknownModelError(f"--version {version}: unknown for {task}, {known}")
         candidates = [m for m in candidates if m.version == version]
-    elif named is not None and named.config.task == task:
-        candidates = [named]
-    chains = {m.config.chain for m in candidates}
-    if len(chains) > 1:
+    if named is not None:
+        if named.config not in [m.config for m in candidates]:
+            release = " ".join([named.config.task, named.version]).strip()
+            raise UnknownModelError(f"its name is that of {release}, --task or --version differ")
+        return named.config
+    if len({m.config for m in candidates}) > 1:
         options = ", ".join(f"{m.version} ({m.config.chain.steps} steps)" for m in candidates)
         raise UnknownModelError(
             f"its name does not tell how many steps it has; say --version, one of {options}"

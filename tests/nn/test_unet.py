@@ -1,0 +1,176 @@
+"""The Swin-UNet against the published network, small and full-size, and what it refuses."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import (
+    MINI_UNET,
+    MINI_UNET_MASK,
+    TINY_UNET,
+    assert_close,
+    golden,
+    jit,
+    manifest_state,
+    stored,
+    variables_of,
+)
+
+from resshift_jax.config import UNetConfig
+from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.weights.mapping import flatten
+
+TOLERANCE = 1e-5
+BLOCK_TOLERANCE = 5e-6  # of the largest value, about 10 inside the network
+
+
+def released_blocks(config: UNetConfig) -> dict[str, str]:
+    """Released block -> our submodule whose output is that block's."""
+    blocks = {"time_embed": "time_out", "input_blocks.0": "conv_in", "middle_block": "mid_block_1"}
+    last = config.num_levels - 1
+    for level in range(config.num_levels):
+        down, up = 1 + 3 * level, 3 * (last - level)
+        blocks[f"input_blocks.{down}"] = f"down_{level}_swin"
+        blocks[f"input_blocks.{down + 1}"] = f"down_{level}_block_1"
+        if level < last:
+            blocks[f"input_blocks.{down + 2}"] = f"down_{level}_downsample"
+        blocks[f"output_blocks.{up}"] = f"up_{level}_swin"
+        blocks[f"output_blocks.{up + 1}"] = f"up_{level}_block_1"
+        blocks[f"output_blocks.{up + 2}"] = f"up_{level}_upsample" if level else "up_0_block_2"
+    return blocks
+
+
+def apply_with_blocks(config: UNetConfig, variables, *args):
+    """The output, and the output of each released block by its name."""
+    blocks = released_blocks(config)
+
+    @jit
+    def run(variables, *args):
+        y, state = SwinUNet(config).apply(
+            variables,
+            *args,
+            capture_intermediates=lambda module, _: module.name in blocks.values(),
+            mutable=["intermediates"],
+        )
+        return y, {
+            name: state["intermediates"][ours]["__call__"][0] for name, ours in blocks.items()
+        }
+
+    return run(variables, *args)
+
+
+def test_the_small_network_block_by_block(networks):
+    published = golden("mini_unet")
+    y, blocks = apply_with_blocks(
+        MINI_UNET, networks["unet"][1], published["x"], published["t"], published["lq"]
+    )
+    assert {f"act:{name}" for name in blocks} == {name for name in published if name[:4] == "act:"}
+    for name, found in blocks.items():
+        expected = published[f"act:{name}"]
+        assert_close(found, expected, BLOCK_TOLERANCE * np.abs(expected).max())
+    assert_close(y, published["y"], TOLERANCE)
+
+
+def test_the_small_network_at_two_by_three_times_its_training_size(apply_unet):
+    published = golden("mini_unet")
+    y = apply_unet("unet", published["x_rect"], published["t_rect"], published["lq_rect"])
+    assert_close(y, published["y_rect"], TOLERANCE)
+
+
+def test_the_small_network_with_extractor_and_mask(apply_unet):
+    published = golden("mini_unet_mask")
+    y = apply_unet("unet_mask", *(published[name] for name in ("x", "t", "lq", "mask")))
+    assert_close(y, published["y"], TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(configuration with shifted windows, random variables, inputs) of a network of one level."""
+    config, rng = replace(TINY_UNET, swin_depth=2), np.random.default_rng(0)
+    x, lr = rng.standard_normal((2, 1, 8, 8, 3)).astype(np.float32)
+    inputs = x, jnp.zeros(1, jnp.int32), lr
+    shapes = jax.eval_shape(SwinUNet(config).init, jax.random.key(0), *inputs)
+    variables = jax.tree.map(
+        lambda s: rng.normal(0, 0.1, s.shape).astype(np.float32) + (len(s.shape) == 1), shapes
+    )
+    return config, variables, inputs
+
+
+def test_the_window_mask_of_the_configuration_is_used(tiny):
+    config, variables, inputs = tiny
+    released, swin = (
+        SwinUNet(replace(config, window_mask=kind)).apply(variables, *inputs)
+        for kind in ("released", "swin")
+    )
+    assert np.abs(released - swin).max() > 1e-3
+
+
+def test_bfloat16_stays_close_and_leaves_the_parameters_alone(tiny):
+    config, variables, inputs = tiny
+    expected = SwinUNet(config).apply(variables, *inputs)
+    module = SwinUNet(config, jnp.bfloat16)
+    y = module.apply(variables, *inputs)
+    assert y.dtype == jnp.bfloat16
+    error = np.linalg.norm(y.astype(jnp.float32) - expected) / np.linalg.norm(expected)
+    print(f"relative error {error:.3g}")
+    assert error < 0.02
+    params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+
+
+def test_a_fresh_network_starts_as_published():
+    x = jnp.zeros((1, 8, 8, 3))
+    params = SwinUNet(TINY_UNET).init(jax.random.key(0), x, jnp.zeros(1, jnp.int32), x)
+    for path, value in flatten(params["params"]).items():
+        layer, leaf = path.split("/")[-2:]
+        if layer == "conv2":
+            assert not value.any(), path
+        elif leaf == "scale":
+            assert (value == 1).all(), path
+        elif layer.startswith("norm"):
+            assert not value.any(), path
+        elif leaf == "bias_table":
+            assert jnp.std(value) == pytest.approx(0.02, rel=0.3), path
+        else:
+            assert jnp.std(value) > 0, path
+
+
+@pytest.mark.parametrize(
+    ("x", "lr", "mask", "message"),
+    [
+        ((1, 24, 16, 4), (1, 96, 64, 3), (1, 96, 64, 1), "x_t: sides 24x16 given"),
+        ((1, 16, 8, 4), (1, 64, 32, 3), (1, 64, 32, 1), "x_t: sides 16x8 given"),
+        ((1, 16, 16, 3), (1, 64, 64, 3), (1, 64, 64, 1), "x_t: 3 channels given, 4 needed"),
+        ((1, 16, 16, 4), (1, 16, 16, 3), (1, 16, 16, 1), r"lr: \(16, 16, 3\) given"),
+        ((1, 16, 16, 4), (1, 64, 64, 4), (1, 64, 64, 1), r"lr: \(64, 64, 4\) given"),
+        ((1, 16, 16, 4), (1, 64, 64, 3), (1, 64, 64, 3), r"mask: \(64, 64, 3\) given"),
+        ((1, 16, 16, 4), (1, 64, 64, 3), None, "mask: none given, one is needed"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_named(x, lr, mask, message):
+    arrays = [None if shape is None else jnp.zeros(shape) for shape in (x, lr, mask)]
+    with pytest.raises(ValueError, match=message):
+        SwinUNet(MINI_UNET_MASK).init(
+            jax.random.key(0), arrays[0], jnp.zeros(1, jnp.int32), *arrays[1:]
+        )
+
+
+def test_a_mask_that_is_not_wanted_is_named():
+    x, t = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1, jnp.int32)
+    with pytest.raises(ValueError, match="mask: one given, none is needed"):
+        SwinUNet(MINI_UNET).init(jax.random.key(0), x, t, x, x[..., :1])
+
+
+@pytest.mark.slow
+def test_the_released_network():
+    published, config = golden("realsr_unet"), UNetConfig()
+    variables = variables_of(stored(manifest_state("resshift_realsrx4_s15")), config)
+    inputs = (published[name] for name in ("x", "t", "lq"))
+    y, blocks = apply_with_blocks(config, variables, *inputs)
+    assert_close(y, published["y"], 2e-5)
+    for name, found in blocks.items():
+        found = np.asarray(found, np.float64)
+        summary = [found.mean(), found.std(), *found.ravel()[:6]]
+        assert_close(summary, published[f"act:{name}"], 2e-5)

@@ -1,0 +1,83 @@
+"""The sampler lowers for TPU and CUDA, from abstract full-size parameters, without them at hand."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.restore import restore
+from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes, unflatten
+from resshift_jax.weights.zoo import released_config
+
+ITEM_BYTES = {"f64": 8, "i64": 8, "ui64": 8, "f32": 4, "i32": 4, "ui32": 4, "bf16": 2, "f16": 2}
+
+
+def abstract_params(config: ModelConfig) -> dict:
+    def tree(shapes):
+        return unflatten({k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()})
+
+    assert isinstance(config.first_stage, VQConfig)
+    return {
+        "unet": tree(unet_shapes(config.unet)),
+        "first_stage": tree(first_stage_shapes(config.first_stage)),
+    }
+
+
+def lower(config: ModelConfig, platform: str, dtype, steps: int | None = None) -> str:
+    """The StableHLO of the restoration of one image of the training size."""
+    side = config.unet.condition_size
+    lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    mask = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    arguments = abstract_params(config), lr, keys, mask if config.unet.condition_mask else None
+    function = partial(restore, config=config, dtype=dtype, sampling_steps=steps)
+    exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
+    (out,) = exported.out_avals
+    assert out.shape == (1, config.scale * side, config.scale * side, 3)
+    assert out.dtype == jnp.float32
+    return exported.mlir_module()
+
+
+def largest_constant(module: str) -> int:
+    """Bytes of the largest constant that is not one value repeated."""
+    sizes = [0]
+    for value, dims, kind in re.findall(
+        r"stablehlo\.constant dense<([^>]*)> : tensor<((?:\d+x)*)(\w+)>", module
+    ):
+        if value.startswith(("[", '"')):
+            count = 1
+            for dim in dims.split("x")[:-1]:
+                count *= int(dim)
+            sizes.append(count * ITEM_BYTES.get(kind, 1))
+    return max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("task", "version", "platform", "dtype"),
+    [
+        ("realsrx4", "v2", "tpu", jnp.bfloat16),
+        ("realsrx4", "v2", "cuda", jnp.float32),
+        ("inpaint_imagenet", None, "tpu", jnp.float32),
+        ("faceir", None, "cuda", jnp.bfloat16),
+    ],
+)
+def test_sampler_lowers(task, version, platform, dtype):
+    module = lower(released_config(task=task, version=version), platform, dtype)
+    assert not re.search(r"x?f64>|complex<", module), "float64 in the program"
+    assert "callback" not in module
+    assert largest_constant(module) <= 2**20
+
+
+def test_steps_are_a_loop():
+    config = released_config(task="realsrx4", version="v2")
+    few, many = (lower(config, "tpu", jnp.bfloat16, steps) for steps in (2, 15))
+    assert few.count("stablehlo.convolution") == many.count("stablehlo.convolution") > 50
+
+
+def test_constants_are_measured():
+    dense = "stablehlo.constant dense<[1.0, 2.0]> : tensor<1024x1024xf32>"
+    assert largest_constant(dense) == 4 * 2**20
+    assert largest_constant("stablehlo.constant dense<0.0> : tensor<1024x1024xf32>") == 0

@@ -1,0 +1,404 @@
+"""PyTorch files without PyTorch: round trips, files that PyTorch may write, files to refuse."""
+
+import contextlib
+import copy
+import itertools
+import pickle
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from resshift_jax.weights import torch_file
+from resshift_jax.weights.torch_file import WeightFileError
+
+DTYPES = [
+    np.float32, np.float64, np.float16, ml_dtypes.bfloat16,
+    np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_,
+]  # fmt: skip
+
+
+# A writer of pickles that PyTorch, or an attacker, might write.
+
+
+@dataclass(frozen=True)
+class Name:
+    """A global, written by its name without being looked up."""
+
+    module: str
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """function(*args) when the file is read."""
+
+    function: Name
+    args: tuple
+
+
+@dataclass(frozen=True)
+class Build:
+    """An object whose state is set when the file is read."""
+
+    target: object
+    state: object
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A reference to the raw file data/KEY."""
+
+    key: str
+    numel: int
+    kind: Name = Name("torch", "FloatStorage")
+
+
+class Pickler(pickle._Pickler):
+    def save(self, obj, save_persistent_id=True):
+        match obj:
+            case Name(module, attribute):
+                self.write(pickle.GLOBAL + f"{module}\n{attribute}\n".encode())
+            case Call(function, args):
+                self.save(function)
+                self.save(args)
+                self.write(pickle.REDUCE)
+            case Build(target, state):
+                self.save(target)
+                self.save(state)
+                self.write(pickle.BUILD)
+            case Storage(key, numel, kind):
+                self.save(("storage", kind, key, "cpu", numel))
+                self.write(pickle.BINPERSID)
+            case _:
+                super().save(obj, save_persistent_id)
+
+
+def tensor(storage, shape, strides, offset=0):
+    args = (storage, offset, shape, strides, False, OrderedDict())
+    return Call(Name("torch._utils", "_rebuild_tensor_v2"), args)
+
+
+def vector(numel=4, key="0"):
+    return tensor(Storage(key, numel), (numel,), (1,))
+
+
+NUMBERS = np.arange(24, dtype=np.float32)
+
+
+def write_archive(path, state, storages=None, *, folder="archive", extra=()):
+    """A file with a pickle of `state` and the bytes of its storages."""
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open(f"{folder}/data.pkl", "w") as file:
+            Pickler(file, protocol=2).dump(state)
+        for key, value in ({"0": NUMBERS} if storages is None else storages).items():
+            archive.writestr(f"{folder}/data/{key}", np.asarray(value).tobytes())
+        for member, content in extra:
+            archive.writestr(f"{folder}/{member}", content)
+    return path
+
+
+def load_all(path):
+    return {name: value.load() for name, value in torch_file.read(path).items()}
+
+
+def assert_refused(path, *culprits):
+    with pytest.raises(WeightFileError) as caught:
+        load_all(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    for culprit in culprits:
+        assert culprit in message
+
+
+# Round trips.
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_every_dtype_comes_back(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(0, 2, (3, 4)).astype(dtype)
+    torch_file.write(tmp_path / "a.pth", {"a.weight": values})
+    (stored,) = torch_file.read(tmp_path / "a.pth").values()
+    assert stored.shape == (3, 4)
+    assert stored.dtype == np.dtype(dtype)
+    found = stored.load()
+    assert found.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(found, values)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (),
+        (1,),
+        (0,),
+        (3, 0, 2),
+        (2, 3, 4, 5),
+        (300, 70),
+    ],
+    ids=str,
+)
+def test_every_shape_comes_back(tmp_path, shape):
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    torch_file.write(tmp_path / "a.pth", {"a": values, "b": -np.asarray(values)})
+    found = torch_file.read(tmp_path / "a.pth")
+    assert found["a"].shape == found["b"].shape == shape
+    assert found["a"].load().shape == shape
+    np.testing.assert_array_equal(found["a"].load(), values)
+    np.testing.assert_array_equal(found["b"].load(), -values)
+
+
+def test_a_transposed_array_comes_back(tmp_path):
+    values = NUMBERS.reshape(4, 6).T
+    torch_file.write(tmp_path / "a.pth", {"a": values})
+    found = load_all(tmp_path / "a.pth")["a"]
+    np.testing.assert_array_equal(found, values)
+    assert found.flags.c_contiguous
+
+
+def test_names_and_their_order_come_back(tmp_path):
+    names = ["z.weight", "a.0.bias", "überraschend", "x" * 300]
+    torch_file.write(tmp_path / "a.pth", dict.fromkeys(names, NUMBERS))
+    assert list(torch_file.read(tmp_path / "a.pth")) == names
+
+
+def test_an_array_that_torch_does_not_know_is_named_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="odd: PyTorch files hold no complex64"):
+        torch_file.write(tmp_path / "a.pth", {"odd": np.zeros(3, np.complex64)})
+    assert list(tmp_path.iterdir()) == []
+
+
+# What PyTorch may write.
+
+
+def test_views_of_one_storage(tmp_path):
+    storage = Storage("0", 24)
+    state = {
+        "whole": tensor(storage, (4, 6), (6, 1)),
+        "transposed": tensor(storage, (6, 4), (1, 6)),
+        "row": tensor(storage, (6,), (1,), offset=12),
+        "every_other": tensor(storage, (2, 3), (6, 2), offset=7),
+        "expanded": tensor(storage, (3, 6), (0, 1)),
+        "scalar": tensor(storage, (1,), (1,), offset=23),
+        "empty": tensor(storage, (0, 6), (6, 1), offset=24),
+    }
+    found = load_all(write_archive(tmp_path / "a.pth", state))
+    grid = NUMBERS.reshape(4, 6)
+    np.testing.assert_array_equal(found["whole"], grid)
+    np.testing.assert_array_equal(found["transposed"], grid.T)
+    np.testing.assert_array_equal(found["row"], grid[2])
+    np.testing.assert_array_equal(found["every_other"], [[7, 9, 11], [13, 15, 17]])
+    np.testing.assert_array_equal(found["expanded"], [grid[0]] * 3)
+    np.testing.assert_array_equal(found["scalar"], [23])
+    assert found["empty"].shape == (0, 6)
+    assert all(value.flags.c_contiguous for value in found.values())
+
+
+def test_a_storage_may_be_longer_than_its_tensors(tmp_path):
+    path = write_archive(tmp_path / "a.pth", {"a": vector(4)})
+    np.testing.assert_array_equal(load_all(path)["a"], NUMBERS[:4])
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "module.module."])
+def test_prefixes_of_wrapped_models_are_taken_off(tmp_path, prefix):
+    path = write_archive(tmp_path / "a.pth", {f"{prefix}out.module.weight": vector()})
+    assert list(torch_file.read(path)) == ["out.module.weight"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tensors: tensors,
+        OrderedDict,
+        lambda tensors: {"state_dict": tensors, "step": 7, "name": "x", "lr": 1e-4, "ok": True},
+        lambda tensors: {"state_dict": OrderedDict(tensors)},
+        # As Module.state_dict() leaves it.
+        lambda tensors: Build(OrderedDict(tensors), {"_metadata": {"": {"version": 1}}}),
+    ],
+    ids=["dict", "OrderedDict", "state_dict", "state_dict of OrderedDict", "metadata"],
+)
+def test_containers_of_a_state_dict(tmp_path, wrap):
+    state = wrap({"a": vector(), "number": 3})
+    path = write_archive(tmp_path / "a.pth", state, folder="resshift_s15")
+    assert list(torch_file.read(path)) == ["a"]
+
+
+def test_parameters_and_sizes(tmp_path):
+    parameter = Call(Name("torch._utils", "_rebuild_parameter"), (vector(), True, OrderedDict()))
+    state = {"a": parameter, "shape": Call(Name("torch", "Size"), ([2, 3],))}
+    np.testing.assert_array_equal(
+        load_all(write_archive(tmp_path / "a.pth", state))["a"], [0, 1, 2, 3]
+    )
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 0.7, 0.95, 0.999])
+def test_a_truncated_file_is_refused(tmp_path, share):
+    path = tmp_path / "a.pth"
+    torch_file.write(path, {f"layer.{i}": NUMBERS for i in range(9)})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    assert_refused(path, "truncated", "fetch it again")
+
+
+@pytest.mark.parametrize("content", [b"PLACEHOLDER: run git lfs pull", b"\x80\x02}q\x00.", b"PK"])
+def test_another_kind_of_file_is_refused(tmp_path, content):
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    assert_refused(path, "not a PyTorch file")
+
+
+def test_another_archive_is_refused(tmp_path):
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("holiday/photo.png", b"123")
+    assert_refused(path, "no data.pkl")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        torch_file.read(tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [
+        (Name("os", "system"), ("touch {}",)),
+        (Name("posix", "system"), ("touch {}",)),
+        (Name("builtins", "eval"), ("open('{}', 'w')",)),
+        (Name("builtins", "exec"), ("open('{}', 'w')",)),
+        (Name("builtins", "getattr"), ("{}", "upper")),
+        (Name("subprocess", "Popen"), (["touch", "{}"],)),
+        (Name("torch", "load"), ("{}",)),
+        (Name("numpy.core.multiarray", "scalar"), ("f8", b"12345678")),
+        (Name("collections", "OrderedDict.fromkeys"), ("ab",)),
+        (Name("torch._utils", "_rebuild_tensor_v2.__globals__"), ()),
+    ],
+    ids=lambda x: x.attribute if isinstance(x, Name) else "",
+)
+def test_code_is_refused_and_not_run(tmp_path, function, args):
+    victim = tmp_path / "victim"
+    args = tuple(a.format(victim) if isinstance(a, str) else a for a in args)
+    args = tuple([b.format(victim) for b in a] if isinstance(a, list) else a for a in args)
+    path = write_archive(tmp_path / "a.pth", {"a": vector(), "b": Call(function, args)})
+    assert_refused(path, f"{function.module}.{function.attribute}", "nothing of it was run")
+    assert not victim.exists()
+
+
+def test_the_attack_would_work_on_a_plain_pickle(tmp_path):
+    """So that the test above cannot pass by a malformed file."""
+    victim = tmp_path / "victim"
+    attack = Call(Name("os", "system"), (f"touch {victim}",))
+    path = write_archive(tmp_path / "a.pth", {"b": attack})
+    with zipfile.ZipFile(path) as archive:
+        pickle.loads(archive.read("archive/data.pkl"))
+    assert victim.exists()
+
+
+def test_a_file_cannot_change_how_the_next_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_file, "_ADMITTED", copy.deepcopy(torch_file._ADMITTED))
+    good = write_archive(tmp_path / "good.pth", {"a": vector()})
+    attack = Build(Name("torch", "FloatStorage"), {"dtype": 5})
+    bad = write_archive(tmp_path / "bad.pth", {"a": vector(), "b": attack})
+    with contextlib.suppress(WeightFileError):
+        torch_file.read(bad)
+    np.testing.assert_array_equal(load_all(good)["a"], NUMBERS[:4])
+
+
+@pytest.mark.parametrize(
+    ("value", "culprit"),
+    [
+        (tensor(Storage("0", 24), (5, 5), (5, 1)), "exceeds its storage"),
+        (tensor(Storage("0", 24), (4,), (1,), offset=21), "exceeds its storage"),
+        (tensor(Storage("0", 24), (2, 6), (24, 1)), "exceeds its storage"),
+        (tensor(Storage("0", 24), (2,), (-1,), offset=4), "malformed"),
+        (tensor(Storage("0", 24), (-2,), (1,)), "malformed"),
+        (tensor(Storage("0", 24), (2, 2), (1,)), "malformed"),
+        (tensor(Storage("0", 24), (2.0,), (1,)), "malformed"),
+        (tensor(NUMBERS.tolist(), (4,), (1,)), "malformed"),
+        (tensor(Storage("7", 24), (4,), (1,)), "archive/data/7 is missing"),
+        (tensor(Storage("0", 25), (4,), (1,)), "archive/data/0 is cut short"),
+        (tensor(Storage("0", 24, Name("torch", "DoubleStorage")), (4,), (1,)), "cut short"),
+        (tensor(Storage("0", 24, Name("torch", "QInt8Storage")), (4,), (1,)), "QInt8Storage"),
+        (tensor(Storage("../data.pkl", 4), (4,), (1,)), "../data.pkl is missing"),
+    ],
+)
+def test_tensors_that_are_not_there_are_refused(tmp_path, value, culprit):
+    assert_refused(write_archive(tmp_path / "a.pth", {"a": vector(), "b": value}), culprit)
+
+
+def test_a_big_endian_file_is_refused(tmp_path):
+    little = [("byteorder", "little"), ("version", "3\n")]
+    path = write_archive(tmp_path / "a.pth", {"a": vector()}, extra=little)
+    assert list(torch_file.read(path)) == ["a"]
+    path = write_archive(tmp_path / "a.pth", {"a": vector()}, extra=[("byteorder", "big")])
+    assert_refused(path, "big-endian")
+
+
+@pytest.mark.parametrize(
+    ("state", "found"),
+    [
+        ({}, "dict"),
+        ({"state_dict": {}}, "dict"),
+        ({"step": 3}, "dict"),
+        ([1, 2], "list"),
+        (vector(), "TorchTensor"),
+    ],
+)
+def test_a_file_without_tensors_is_refused(tmp_path, state, found):
+    assert_refused(write_archive(tmp_path / "a.pth", state), "no state dict", f"{found} found")
+
+
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory):
+    """(expected tensors, what reading gave or raised, file by file) for a bit flipped all over."""
+    folder = tmp_path_factory.mktemp("flipped")
+    path, damaged = folder / "a.pth", folder / "damaged.pth"
+    torch_file.write(path, {f"layer.{i}": NUMBERS + i for i in range(2)})
+    content = path.read_bytes()
+    outcomes = []
+    for position, bit in itertools.product(range(len(content)), (0, 4)):
+        changed = bytearray(content)
+        changed[position] ^= 1 << bit
+        damaged.write_bytes(changed)
+        try:
+            outcomes.append(load_all(damaged))
+        except Exception as e:
+            outcomes.append(e)
+    return load_all(path), outcomes
+
+
+def test_a_flipped_bit_never_gives_other_values(flipped):
+    expected, outcomes = flipped
+    loaded = [outcome for outcome in outcomes if isinstance(outcome, dict)]
+    # Some bits mean nothing, such as those of a date.
+    assert len(loaded) < len(outcomes) / 2
+    for tensors in loaded:
+        assert list(tensors) == list(expected)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(tensors[name], value)
+
+
+def test_a_flipped_bit_gives_an_error_that_names_the_file(flipped):
+    errors = [outcome for outcome in flipped[1] if isinstance(outcome, Exception)]
+    assert {type(error) for error in errors} == {WeightFileError}
+    assert all("damaged.pth: " in str(error) for error in errors)
+
+
+def test_tensors_stay_in_the_file_until_they_are_asked_for(tmp_path):
+    large = np.arange(100_000, dtype=np.float32)
+    state = {"a": vector(), "b": vector(len(large), key="1")}
+    path = write_archive(tmp_path / "a.pth", state, {"0": NUMBERS, "1": large})
+    tensors = torch_file.read(path)
+    start = path.read_bytes().index(large.tobytes())
+    with path.open("r+b") as file:
+        file.seek(start + 300_000)
+        file.write(bytes(8))
+    np.testing.assert_array_equal(tensors["a"].load(), [0, 1, 2, 3])
+    with pytest.raises(WeightFileError, match=f"^{path}: damaged"):
+        tensors["b"].load()

@@ -1,0 +1,84 @@
+"""The table of released models: what each file is, and how a task, version or name settles it."""
+
+import pytest
+
+from resshift_jax.weights.zoo import RELEASED, TASKS, UnknownModelError, released_config
+
+
+# From the tables of the publication: T, m, scale, lq_size, latent channels, mask, autoencoder.
+@pytest.mark.parametrize(
+    ("file", "steps", "noise", "scale", "lq_size", "channels", "mask", "stage"),
+    [
+        ("resshift_realsrx4_s15_v1", 15, 0.04, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_realsrx4_s15_v2", 15, 0.04, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_realsrx4_s15", 15, 0.04, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_realsrx4_s4_v3", 4, 0.2, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_bicsrx4_matlab_s15", 15, 0.04, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_bicsrx4_opencv_s15", 15, 0.04, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_bicsrx4_s4", 4, 0.2, 4, 64, 3, False, "autoencoder_vq_f4"),
+        ("resshift_inpainting_imagenet_s4", 4, 0.2, 1, 256, 3, True, "autoencoder_vq_f4"),
+        ("resshift_inpainting_face_s4", 4, 0.2, 1, 256, 3, True, "celeba256_vq_f4_dim3_face"),
+        ("resshift_faceir_s4", 4, 0.2, 1, 512, 8, False, "ffhq512_vq_f8_dim8_face"),
+        ("resshift_realsrx2_s4", 4, 0.2, 2, 128, 3, False, "autoencoder_vq_f4"),
+        ("SinSR_v1", 15, 0.04, 4, 64, 3, False, "autoencoder_vq_f4"),
+    ],
+)
+def test_facts_of_each_file(file, steps, noise, scale, lq_size, channels, mask, stage):
+    config = released_config(file)
+    assert (config.chain.steps, config.chain.min_noise_level) == (steps, noise)
+    assert (config.chain.kappa, config.chain.power, config.chain.target) == (2.0, 0.3, "x0")
+    assert config.chain.one_step == (file == "SinSR_v1")
+    assert (config.scale, config.unet.condition_size) == (scale, lq_size)
+    assert (config.unet.latent_channels, config.unet.condition_mask) == (channels, mask)
+    assert config.first_stage.name == stage
+    assert config.unet.image_size == 64
+    assert config.unet.window_mask == "released"
+
+
+def test_files_are_named_once_and_tasks_name_them():
+    files = [model.file for model in RELEASED]
+    assert len(set(files)) == len(files)
+    for model in RELEASED:
+        assert released_config("my_file", model.config.task, model.version or None) == model.config
+    assert len(TASKS) == 9
+
+
+@pytest.mark.parametrize(("version", "steps"), [("v1", 15), ("v2", 15), ("v3", 4)])
+def test_a_version_settles_the_steps(version, steps):
+    assert released_config("my_file", "realsrx4", version).chain.steps == steps
+
+
+@pytest.mark.parametrize(
+    ("stem", "task", "version", "message"),
+    [
+        ("my_file", None, None, "not the name of a released file.*--task.*realsrx4"),
+        ("my_file", None, "v3", "not the name of a released file.*--task.*realsrx4"),
+        ("my_file", "realsrx4", None, r"does not tell.*--version.*v1 \(15 steps\).*v3 \(4 steps\)"),
+        ("my_file", "realsrx4", "v4", "--version v4: unknown for realsrx4.*v1, v2, v3"),
+        ("my_file", "faceir", "v1", "--version v1: unknown for faceir"),
+        ("my_file", "deblur", None, "--task deblur: unknown, one of realsrx4"),
+    ],
+)
+def test_names_that_settle_nothing(stem, task, version, message):
+    with pytest.raises(UnknownModelError, match=message):
+        released_config(stem, task, version)
+
+
+def test_a_released_name_needs_no_version():
+    assert released_config("resshift_realsrx4_s4_v3", "realsrx4").chain.steps == 4
+    assert released_config("resshift_realsrx4_s15_v1", "realsrx4").chain.steps == 15
+
+
+@pytest.mark.parametrize(
+    ("stem", "task", "version"),
+    [
+        ("resshift_realsrx4_s15_v2", "realsrx4", "v3"),
+        ("resshift_realsrx4_s15_v2", None, "v3"),
+        ("resshift_faceir_s4", "realsrx4", "v3"),
+        ("resshift_faceir_s4", "realsrx4", None),
+        ("resshift_faceir_s4", None, "v3"),
+    ],
+)
+def test_names_that_contradict_each_other(stem, task, version):
+    with pytest.raises(UnknownModelError, match=r"its name is that of|--version v3: unknown"):
+        released_config(stem, task, version)
