@@ -142,53 +142,50 @@ def _swin_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
 def unet_rules(config: UNetConfig) -> list[Rule]:
     """A rule for each parameter of the Swin-UNet."""
     rules: list[Rule] = []
-
-    def add(more: Iterable[Rule]) -> None:
-        rules.extend(more)
-
-    add(_weight_and_bias("time_embed.0", "time_in", LINEAR))
-    add(_weight_and_bias("time_embed.2", "time_out", LINEAR))
+    rules += _weight_and_bias("time_embed.0", "time_in", LINEAR)
+    rules += _weight_and_bias("time_embed.2", "time_out", LINEAR)
     for i in range(config.num_halvings):
-        add(_weight_and_bias(f"feature_extractor.{3 * i}", f"condition/conv_{i}", CONV))
-        add(_weight_and_bias(f"feature_extractor.{3 * i + 2}.op", f"condition/down_{i}", CONV))
-    add(_weight_and_bias("input_blocks.0.0", "conv_in", CONV))
+        rules += _weight_and_bias(f"feature_extractor.{3 * i}", f"condition/conv_{i}", CONV)
+        rules += _weight_and_bias(f"feature_extractor.{3 * i + 2}.op", f"condition/down_{i}", CONV)
+    rules += _weight_and_bias("input_blocks.0.0", "conv_in", CONV)
 
     blocks = [*_encoder_blocks(config), *_decoder_blocks(config)]
     for theirs, ours in blocks:
-        add(_block(_UNET_RES_BLOCK, f"{theirs}.0", ours))
+        rules += _block(_UNET_RES_BLOCK, f"{theirs}.0", ours)
     for i in (0, 1):
-        add(_block(_UNET_RES_BLOCK, f"middle_block.{2 * i}", f"mid_block_{i}"))
-    widths = [config.base_channels * m for m in config.channel_mult]
-    for (theirs, ours), shortcut in zip(blocks, _has_shortcut(config, widths), strict=True):
+        rules += _block(_UNET_RES_BLOCK, f"middle_block.{2 * i}", f"mid_block_{i}")
+    for (theirs, ours), shortcut in zip(blocks, _has_shortcut(config), strict=True):
         if shortcut:
-            add(_block(_UNET_SHORTCUT, f"{theirs}.0", ours))
+            rules += _block(_UNET_SHORTCUT, f"{theirs}.0", ours)
 
     for theirs, ours, _ in _swin_layers(config):
-        add(_block(_SWIN_LAYER, theirs, ours))
+        rules += _block(_SWIN_LAYER, theirs, ours)
         for i in range(config.swin_depth):
             block = f"{theirs}.blocks.{i}", f"{ours}/block_{i}"
-            add(_block(_SWIN_BLOCK, *block))
+            rules += _block(_SWIN_BLOCK, *block)
             table = "attn.relative_position_bias_table", "attention/bias_table"
-            add([Rule(f"{block[0]}.{table[0]}", f"{block[1]}/{table[1]}")])
+            rules += [Rule(f"{block[0]}.{table[0]}", f"{block[1]}/{table[1]}")]
 
     per_level = config.num_res_blocks + 1
     for level in range(config.num_levels - 1):
         theirs = f"input_blocks.{(level + 1) * per_level}.0.op"
-        add(_weight_and_bias(theirs, f"down_{level}_downsample", CONV))
+        rules += _weight_and_bias(theirs, f"down_{level}_downsample", CONV)
     for level in range(1, config.num_levels):
         index = (config.num_levels - level) * per_level - 1
-        add(_weight_and_bias(f"output_blocks.{index}.1.conv", f"up_{level}_upsample", CONV))
-    add(_norm("out.0", "norm_out"))
-    add(_weight_and_bias("out.2", "conv_out", CONV))
+        rules += _weight_and_bias(f"output_blocks.{index}.1.conv", f"up_{level}_upsample", CONV)
+    rules += _norm("out.0", "norm_out")
+    rules += _weight_and_bias("out.2", "conv_out", CONV)
     return rules
 
 
-def _has_shortcut(config: UNetConfig, widths: list[int]) -> Iterator[bool]:
+def _has_shortcut(config: UNetConfig) -> Iterator[bool]:
     """For each block of the encoder, then of the decoder in order of level: do widths differ?"""
-    for level, width in enumerate(widths):
-        for i in range(config.num_res_blocks):
-            yield i == 0 and level > 0 and widths[level - 1] != width
-    for _ in widths:  # the decoder's blocks take a skip beside their input
+    before = 1
+    for mult in config.channel_mult:
+        for _ in range(config.num_res_blocks):
+            yield mult != before
+            before = mult
+    for _ in config.channel_mult:  # the decoder's blocks take a skip beside their input
         yield from [True] * (config.num_res_blocks + 1)
 
 
@@ -196,22 +193,19 @@ def vq_rules(config: VQConfig) -> list[Rule]:
     """A rule for each parameter of the VQ autoencoder."""
     rules: list[Rule] = []
 
-    def add(more: Iterable[Rule]) -> None:
-        rules.extend(more)
-
     def res_block(theirs: str, ours: str, shortcut: bool) -> None:
-        add(_block(_VQ_RES_BLOCK, theirs, ours))
+        rules.extend(_block(_VQ_RES_BLOCK, theirs, ours))
         if shortcut:
-            add(_block(_VQ_SHORTCUT, theirs, ours))
+            rules.extend(_block(_VQ_SHORTCUT, theirs, ours))
 
     mult, blocks, last = config.channel_mult, config.num_res_blocks, len(config.channel_mult) - 1
     for side in ("encoder", "decoder"):
-        add(_weight_and_bias(f"{side}.conv_in", f"{side}/conv_in", CONV))
+        rules += _weight_and_bias(f"{side}.conv_in", f"{side}/conv_in", CONV)
         for i in (0, 1):
             res_block(f"{side}.mid.block_{i + 1}", f"{side}/mid/block_{i}", shortcut=False)
-        add(_block(_VQ_ATTENTION, f"{side}.mid.attn_1", f"{side}/mid/attention"))
-        add(_norm(f"{side}.norm_out", f"{side}/norm_out"))
-        add(_weight_and_bias(f"{side}.conv_out", f"{side}/conv_out", CONV))
+        rules += _block(_VQ_ATTENTION, f"{side}.mid.attn_1", f"{side}/mid/attention")
+        rules += _norm(f"{side}.norm_out", f"{side}/norm_out")
+        rules += _weight_and_bias(f"{side}.conv_out", f"{side}/conv_out", CONV)
     for level in range(len(mult)):
         before = 1 if level == 0 else mult[level - 1]
         for i in range(blocks[level]):
@@ -219,17 +213,17 @@ def vq_rules(config: VQConfig) -> list[Rule]:
             res_block(*names, shortcut=i == 0 and before != mult[level])
         if level < last:
             theirs = f"encoder.down.{level}.downsample.conv"
-            add(_weight_and_bias(theirs, f"encoder/down_{level}_downsample", CONV))
+            rules += _weight_and_bias(theirs, f"encoder/down_{level}_downsample", CONV)
         above = mult[min(level + 1, last)]
         for i in range(blocks[level] + 1):
             names = f"decoder.up.{level}.block.{i}", f"decoder/up_{level}_block_{i}"
             res_block(*names, shortcut=i == 0 and above != mult[level])
         if level > 0:
             theirs = f"decoder.up.{level}.upsample.conv"
-            add(_weight_and_bias(theirs, f"decoder/up_{level}_upsample", CONV))
-    add(_weight_and_bias("quant_conv", "quant_conv", POINTWISE))
-    add(_weight_and_bias("post_quant_conv", "post_quant_conv", POINTWISE))
-    add([Rule("quantize.embedding.weight", "codebook")])
+            rules += _weight_and_bias(theirs, f"decoder/up_{level}_upsample", CONV)
+    rules += _weight_and_bias("quant_conv", "quant_conv", POINTWISE)
+    rules += _weight_and_bias("post_quant_conv", "post_quant_conv", POINTWISE)
+    rules += [Rule("quantize.embedding.weight", "codebook")]
     return rules
 
 
