@@ -28,6 +28,8 @@ from resshift_jax.weights.mapping import (
 from resshift_jax.weights.zoo import VQ_F4
 
 NETWORKS = {**MANIFEST_UNETS, **MANIFEST_STAGES}
+SMALL = ("unet", "unet_mask", "autoencoder", "autoencoder_f8")
+FULL = tuple(name for name in NETWORKS if name not in SMALL)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -50,18 +52,8 @@ def test_rules_are_one_to_one(name):
     assert {rule.ours for rule in rules} == set(shapes)
 
 
-@pytest.mark.parametrize("name", ["unet", "unet_mask", "autoencoder", "autoencoder_f8"])
+@pytest.mark.parametrize("name", [*SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in FULL)])
 def test_values_come_back(name):
-    assert_values_come_back(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resshift_realsrx4_s15", "ffhq512_vq_f8_dim8_face"])
-def test_values_of_a_released_size_come_back(name):
-    assert_values_come_back(name)
-
-
-def assert_values_come_back(name):
     rules, shapes = rules_and_shapes(NETWORKS[name])
     state = manifest_state(name)
     ours = to_ours(stored(state), rules, shapes)
