@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import jax
+
 import resshift_jax
 from resshift_jax.images import list_images, read_image, read_mask, write_png
 from resshift_jax.model import Model
@@ -57,8 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     for path, out in outputs.items():
         try:
             restore_file(model, path, out, args)
-        except (OSError, ValueError) as e:
-            print(f"error: {e}" if str(path) in str(e) else f"error: {path}: {e}", file=sys.stderr)
+        except (OSError, ValueError, MemoryError, jax.errors.JaxRuntimeError) as e:
+            reason = (str(e).splitlines() or ["out of memory"])[0]
+            named = reason if str(path) in reason else f"{path}: {reason}"
+            print(f"error: {named}", file=sys.stderr)
             failed += 1
     if len(outputs) > 1:
         print(f"{len(outputs) - failed} of {len(outputs)} images restored in {args.out_path}")

@@ -116,11 +116,13 @@ class UNetConfig:
             f"unet.swin_channels: {self.swin_channels} given, must be a multiple of "
             f"head_channels ({self.head_channels})",
         )
-        deepest = 2 ** (len(self.channel_mult) - 1)
-        _require(
-            self.image_size % deepest == 0,
-            f"unet.image_size: {self.image_size} given, must be a multiple of {deepest}",
-        )
+        for level in range(self.num_levels):
+            window = self.window_size * 2**level if self.shifts(level) else 2**level
+            _require(
+                self.image_size % window == 0,
+                f"unet.image_size: {self.image_size} given, level {level} needs a multiple of "
+                f"{window}",
+            )
         for name in ("base_channels", "swin_channels"):
             width = getattr(self, name)
             _require(width % 32 == 0, f"unet.{name}: {width} given, must be a multiple of 32")
@@ -312,7 +314,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint == FirstStageConfig:
         kinds = {option().kind: option for option in typing.get_args(FirstStageConfig)}
         chosen = value.get("kind") if isinstance(value, dict) else None
-        if chosen not in kinds:
+        if not isinstance(chosen, str) or chosen not in kinds:
             raise ConfigError(f"{where}.kind: {chosen!r} given, one of {', '.join(kinds)} needed")
         return from_dict(kinds[chosen], value, f"{where}.")
     if dataclasses.is_dataclass(hint):

@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> None:
     for path in written:
         if path is not None and path.suffix not in suffixes:
             raise ValueError(f"{path}: cannot be written, name a {' or '.join(suffixes)} file")
+    if args.to_torch and args.target == args.first_stage:
+        raise ValueError(f"{args.target}: given twice, the first stage needs a file of its own")
     config, params = load_weights(
         args.source,
         first_stage=None if args.to_torch else args.first_stage,

@@ -83,6 +83,22 @@ MANIFEST_STAGES = {
     **{stage.name: stage for stage in (zoo.VQ_F4, zoo.VQ_F4_FACE, zoo.VQ_F8_FACE)},
 }
 
+# Of no release, but of the same family.
+SMALL = {"image_size": 16, "condition_size": 16, "base_channels": 32, "swin_channels": 64,
+         "head_channels": 16, "window_size": 4}  # fmt: skip
+OTHER_UNETS = (
+    UNetConfig(**SMALL, channel_mult=(2, 2), num_res_blocks=1, swin_depth=3),
+    UNetConfig(**SMALL, channel_mult=(1, 3, 1), num_res_blocks=3, swin_depth=1),
+    UNetConfig(**SMALL, channel_mult=(2,), mlp_ratio=2, condition_mask=True),
+    UNetConfig(**(SMALL | {"condition_size": 128}), channel_mult=(1, 1), latent_channels=5),
+    UNetConfig(image_size=128, condition_size=128),  # its deepest window tells 64
+)
+OTHER_STAGES = (
+    VQConfig(base_channels=32, channel_mult=(2, 4), num_res_blocks=(1, 2), name="other"),
+    VQConfig(base_channels=32, channel_mult=(1, 1), num_res_blocks=(3, 1), name="other"),
+    VQConfig(base_channels=64, channel_mult=(1,), num_res_blocks=(1,), name="other"),
+)
+
 # What the file of the mini U-Net does not tell: the widths of its first stage.
 MINI_OVERRIDES = {"first_stage.base_channels": 32, "first_stage.codebook_size": 256}
 

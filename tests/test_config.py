@@ -130,6 +130,16 @@ def test_an_impossible_width_is_named(kind, values):
         kind(**values)
 
 
+def test_a_kind_that_is_no_word_is_named():
+    with pytest.raises(ConfigError, match=r"^first_stage\.kind: \['vq'\] given"):
+        from_dict(ModelConfig, {"first_stage": {"kind": ["vq"]}})
+
+
+def test_a_training_size_that_windows_do_not_fill_is_named():
+    with pytest.raises(ConfigError, match=r"unet\.image_size"):
+        UNetConfig(image_size=24, condition_size=24, channel_mult=(1, 1, 1), window_size=8)
+
+
 @pytest.mark.parametrize(
     ("file", "lq_size"),
     [

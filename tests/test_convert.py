@@ -190,6 +190,13 @@ def test_refusals_are_one_line_and_leave_nothing(
     assert names(tmp_path) == before
 
 
+def test_the_network_and_its_first_stage_go_to_two_files(converted, empty, capsys):
+    path = str(empty / "both.pth")
+    assert main([str(converted), path, "--to-torch", f"--first-stage={path}"]) == 1
+    assert_one_line_error(capsys, path)
+    assert names(empty) == []
+
+
 @pytest.mark.parametrize("name", ["unet_mask", "autoencoder_f8"])
 def test_a_file_that_does_not_fit_is_listed_tensor_by_tensor(name, mini_files, empty, capsys):
     out = str(empty / "out.safetensors")

@@ -1,5 +1,6 @@
 """The sampling command, run as a user runs it: good images restored, bad ones named."""
 
+import jax
 import numpy as np
 import pytest
 from conftest import TINY, TINY_INPAINTING, assert_one_line_error, save_model
@@ -7,6 +8,7 @@ from PIL import Image
 
 import resshift_jax
 import sample
+from resshift_jax.model import Model
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,24 @@ def test_a_photograph_is_not_replaced_by_its_restoration(photos, weights, capsys
     assert_one_line_error(capsys, str(path), "another folder")
     assert path.read_bytes() == before
     assert names(photos) == ["a.png"]
+
+
+def test_an_image_that_memory_cannot_hold_is_named_and_the_others_restored(
+    photos, out, weights, capsys, monkeypatch
+):
+    call = Model.__call__
+
+    def limited(model, image, *args, **options):
+        if image.shape[0] > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 GiB")
+        return call(model, image, *args, **options)
+
+    monkeypatch.setattr(Model, "__call__", limited)
+    save(photos / "a.png", pixels(40, 9))
+    save(photos / "b.png", pixels(5, 9))
+    assert run(photos, out, weights) == 1
+    assert_one_line_error(capsys, str(photos / "a.png"), "memory")
+    assert names(out) == ["b.png"]
 
 
 def test_a_disk_that_is_full_leaves_nothing(photos, out, weights, capsys, monkeypatch):

@@ -7,6 +7,8 @@ from conftest import (
     MANIFEST_UNETS,
     MINI_UNET,
     MINI_VQ,
+    OTHER_STAGES,
+    OTHER_UNETS,
     Stored,
     manifest,
     manifest_state,
@@ -45,9 +47,9 @@ def test_each_manifest_is_covered_tensor_by_tensor(name):
     assert found == manifest(name)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_rules_are_one_to_one(name):
-    rules, shapes = rules_and_shapes(NETWORKS[name])
+@pytest.mark.parametrize("config", [*NETWORKS.values(), *OTHER_UNETS, *OTHER_STAGES])
+def test_rules_are_one_to_one(config):
+    rules, shapes = rules_and_shapes(config)
     assert len({rule.theirs for rule in rules}) == len({rule.ours for rule in rules}) == len(rules)
     assert {rule.ours for rule in rules} == set(shapes)
 

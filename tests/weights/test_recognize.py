@@ -3,9 +3,16 @@
 from typing import NamedTuple
 
 import pytest
-from conftest import MANIFEST_STAGES, MANIFEST_UNETS, manifest
+from conftest import (
+    MANIFEST_STAGES,
+    MANIFEST_UNETS,
+    OTHER_STAGES,
+    OTHER_UNETS,
+    manifest,
+    rules_and_shapes,
+)
 
-from resshift_jax.weights.mapping import ConversionError
+from resshift_jax.weights.mapping import ConversionError, torch_shapes, unet_buffers
 from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
 
 
@@ -32,6 +39,20 @@ def test_every_unet(name, without):
 def test_every_autoencoder(name):
     expected = MANIFEST_STAGES[name]
     assert recognize_first_stage(state(name), expected.name) == expected
+
+
+@pytest.mark.parametrize("config", OTHER_UNETS)
+def test_unets_that_nobody_released(config):
+    shapes = torch_shapes(*rules_and_shapes(config))
+    shapes |= {name: buffer.shape for name, buffer in unet_buffers(config).items()}
+    assert recognize_unet({name: Shaped(shape) for name, shape in shapes.items()}) == config
+
+
+@pytest.mark.parametrize("config", OTHER_STAGES)
+def test_autoencoders_that_nobody_released(config):
+    shapes = torch_shapes(*rules_and_shapes(config))
+    state = {name: Shaped(shape) for name, shape in shapes.items()}
+    assert recognize_first_stage(state, "other") == config
 
 
 def test_which_of_both():
