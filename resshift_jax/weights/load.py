@@ -12,6 +12,7 @@ from resshift_jax.config import (
     ModelConfig,
     UNetConfig,
     VQConfig,
+    to_dict,
     with_overrides,
 )
 from resshift_jax.weights import store, torch_file
@@ -27,7 +28,13 @@ from resshift_jax.weights.mapping import (
 from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
 from resshift_jax.weights.store import Params
 from resshift_jax.weights.torch_file import TorchTensor
-from resshift_jax.weights.zoo import UnknownModelError, any_release, released_config
+from resshift_jax.weights.zoo import (
+    UnknownModelError,
+    any_release,
+    canonical_task,
+    find_releases,
+    released_config,
+)
 
 
 def cache_dir() -> Path:
@@ -43,6 +50,7 @@ def load_weights(
     task: str | None = None,
     version: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    expected: ModelConfig | None = None,
     need_first_stage: bool = True,
 ) -> tuple[ModelConfig, Params]:
     """The configuration and flat parameters of a weight file.
@@ -50,9 +58,11 @@ def load_weights(
     Args:
         path: a released .pth, or our safetensors.
         first_stage: a .pth of the autoencoder, used instead of an embedded one.
-        task, version: of a .pth whose name does not tell, see `zoo.RELEASED`; the task of a
-            safetensors is checked.
+        task, version: of a .pth whose name does not tell, see `zoo.RELEASED` and `zoo.ALIASES`;
+            those of a safetensors are checked, the version as far as its chain tells it.
         overrides: dotted configuration keys -> values, for a .pth.
+        expected: the configuration that the file must have, tensor by tensor; nothing is then
+            taken from its name, and no other widths are recognised.
         need_first_stage: look for the first stage beside the file and in the cache where it is
             neither embedded nor given; if False, leave it out.
 
@@ -63,12 +73,11 @@ def load_weights(
     """
     if path.suffix == ".safetensors":
         config, params = store.load(path)
-        if task not in (None, config.task):
-            raise UnknownModelError(f"{path}: its task is {config.task}, --task {task} given")
+        _check_ours(path, config, task, version, expected)
         if overrides:
             raise ConfigError(f"{path}: has its own settings, {', '.join(overrides)} given")
     else:
-        config, params = _from_torch(path, task, version, overrides or {})
+        config, params = _from_torch(path, task, version, overrides or {}, expected)
     if first_stage is None and need_first_stage and _lacks_first_stage(config, params):
         first_stage = _find_first_stage(config.first_stage, path)
     if first_stage is not None:
@@ -98,30 +107,65 @@ def read_first_stage(
     return config, params
 
 
+def _check_ours(
+    path: Path,
+    config: ModelConfig,
+    task: str | None,
+    version: str | None,
+    expected: ModelConfig | None,
+) -> None:
+    """Refuses one of our files that is another model than the one that was named."""
+    if task is not None and canonical_task(task) != config.task:
+        raise UnknownModelError(f"{path}: its task is {config.task}, --task {task} given")
+    if version is not None:
+        try:
+            (release,) = find_releases(config.task, version)
+        except UnknownModelError as e:
+            raise UnknownModelError(f"{path}: {e}") from e
+        if config.chain != release.config.chain:
+            raise UnknownModelError(
+                f"{path}: its chain is not that of --version {version}, it was trained with "
+                f"{config.chain.steps} steps and {version} with {release.config.chain.steps}"
+            )
+    if expected is not None and config != expected:
+        wanted = to_dict(expected)
+        keys = ", ".join(key for key, value in to_dict(config).items() if value != wanted[key])
+        raise ConversionError(f"{path}: not the model {expected.task} as released, {keys} differ")
+
+
 def _from_torch(
-    path: Path, task: str | None, version: str | None, overrides: Mapping[str, Any]
+    path: Path,
+    task: str | None,
+    version: str | None,
+    overrides: Mapping[str, Any],
+    expected: ModelConfig | None,
 ) -> tuple[ModelConfig, Params]:
     state = _read(path)
     if is_first_stage(state):
         raise ConversionError(
             f"{path}: an autoencoder alone; give it with --first-stage beside the model's file"
         )
-    try:
-        unet = recognize_unet(state)
-    except ConversionError:
-        # Its mismatches with a released network of the task say more than what is odd about it.
-        config = any_release(path.stem, task).config
-    else:
-        try:
-            config = _with_unet(released_config(path.stem, task, version), unet)
-        except UnknownModelError as e:
-            raise UnknownModelError(f"{path}: {e}") from e
-    config = with_overrides(config, overrides)
+    config = with_overrides(expected or _configure(path, state, task, version), overrides)
     try:
         params = to_ours(state, unet_rules(config.unet), unet_shapes(config.unet))
     except ConversionError as e:
         raise ConversionError(f"{path}: does not fit as {config.task}; {e}") from e
     return config, {"unet": params, "first_stage": {}}
+
+
+def _configure(
+    path: Path, state: Mapping[str, TorchTensor], task: str | None, version: str | None
+) -> ModelConfig:
+    """The configuration that a .pth's name and its tensors tell."""
+    try:
+        unet = recognize_unet(state)
+    except ConversionError:
+        # Its mismatches with a released network of the task say more than what is odd about it.
+        return any_release(path.stem, task).config
+    try:
+        return _with_unet(released_config(path.stem, task, version), unet)
+    except UnknownModelError as e:
+        raise UnknownModelError(f"{path}: {e}") from e
 
 
 def _with_unet(config: ModelConfig, unet: UNetConfig) -> ModelConfig:

@@ -6,6 +6,8 @@ name the layers inside each kind of block; `unet_rules` and `vq_rules` place the
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
 from typing import Protocol
 
 import jax
@@ -17,7 +19,7 @@ from resshift_jax.nn.swin import attention_mask, relative_position_index
 from resshift_jax.nn.unet import SwinUNet
 
 FlatParams = dict[str, np.ndarray]
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class ConversionError(ValueError):
@@ -227,29 +229,30 @@ def vq_rules(config: VQConfig) -> list[Rule]:
     return rules
 
 
+@cache  # tracing takes longer than reading many a file
 def unet_shapes(config: UNetConfig) -> Shapes:
     """Path -> shape of each parameter of our Swin-UNet."""
     side = config.granularity
-    lr = jax.ShapeDtypeStruct(
-        (1, side << config.num_halvings, side << config.num_halvings, 3), "f4"
-    )
+    lr_side = side << config.num_halvings
+    lr = jax.ShapeDtypeStruct((1, lr_side, lr_side, 3), "f4")
     x_t = jax.ShapeDtypeStruct((1, side, side, config.latent_channels), "f4")
     mask = jax.ShapeDtypeStruct((*lr.shape[:3], 1), "f4") if config.condition_mask else None
     t = jax.ShapeDtypeStruct((1,), "i4")
     return _shapes(SwinUNet(config), x_t, t, lr, mask)
 
 
+@cache
 def first_stage_shapes(config: FirstStageConfig) -> Shapes:
     """Path -> shape of each parameter of our first stage; none where it has no parameters."""
     if not isinstance(config, VQConfig):
-        return {}
+        return MappingProxyType({})
     side = 2 * config.factor
     return _shapes(VQAutoencoder(config), jax.ShapeDtypeStruct((1, side, side, 3), "f4"))
 
 
 def _shapes(module, *args) -> Shapes:
     tree = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
-    return {path: leaf.shape for path, leaf in flatten(tree).items()}
+    return MappingProxyType({path: leaf.shape for path, leaf in flatten(tree).items()})
 
 
 def flatten(tree: Mapping) -> dict:

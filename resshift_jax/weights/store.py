@@ -28,13 +28,21 @@ Params = dict[str, FlatParams]
 
 
 def save(
-    path: Path, config: ModelConfig, params: Mapping[str, FlatParams], dtype: DTypeLike = np.float32
+    path: Path,
+    config: ModelConfig,
+    params: Mapping[str, FlatParams],
+    dtype: DTypeLike = np.float32,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a model, whole or not at all.
 
     Args:
         params: {"unet": flat parameters, "first_stage": flat parameters, possibly none}.
         dtype: of the stored values: float32, float16 or bfloat16.
+        notes: more for the header, which `load_notes` gives back.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     tensors = {
         f"{part}/{name}": np.ascontiguousarray(value, dtype)
@@ -43,7 +51,21 @@ def save(
     }
     header = {"format": FORMAT, "version": VERSION, "config": json.dumps(to_dict(config))}
     with written_whole(path) as temporary:
-        safetensors.numpy.save_file(tensors, temporary, metadata=header)
+        try:
+            safetensors.numpy.save_file(tensors, temporary, metadata={**(notes or {}), **header})
+        except safetensors.SafetensorError as e:  # of a full disk, too
+            raise OSError(f"{path}: cannot be written, {e}") from e
+
+
+def load_notes(path: Path) -> dict[str, str]:
+    """What the header of a file holds besides its format and its configuration.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightFileError: damaged, or not a safetensors file.
+    """
+    header = _metadata(path)
+    return {key: header[key] for key in header if key not in ("format", "version", "config")}
 
 
 def load_config(path: Path) -> ModelConfig:

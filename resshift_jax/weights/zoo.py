@@ -1,7 +1,7 @@
-"""The released models: task, version or file name in, the model's configuration out.
+"""The released models: task, version or file name in, the model's configuration and address out.
 
-The facts here are those that the shapes in a file cannot tell: the chain, the scale and the name of
-the first stage.
+The facts here are those that the shapes in a file cannot tell: the chain, the scale, the name of
+the first stage, and where the files are published.
 """
 
 from dataclasses import dataclass, replace
@@ -28,6 +28,11 @@ _INPAINTING = UNetConfig(condition_size=256, condition_mask=True)
 _FACE = UNetConfig(condition_size=512, latent_channels=8)
 
 
+_RESSHIFT_V1 = "https://github.com/zsyOAOA/ResShift/releases/download/v1.0"
+_RESSHIFT_V2 = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0"
+_SINSR = "https://github.com/wyf0912/SinSR/releases/download/v1.0"
+
+
 @dataclass(frozen=True)
 class Released:
     """A released model.
@@ -35,11 +40,20 @@ class Released:
     Attributes:
         file: stem of the .pth.
         version: what --version calls it; empty where a task has only one.
+        folder: the address that the .pth is published under; empty where it is not.
+        earlier: stems that the same file had before.
     """
 
     file: str
     config: ModelConfig
     version: str = ""
+    folder: str = _RESSHIFT_V2
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Of the .pth; empty where it is not published."""
+        return f"{self.folder}/{self.file}.pth" if self.folder else ""
 
 
 def _sr(task: str, chain: ChainConfig) -> ModelConfig:
@@ -50,29 +64,68 @@ def _scale_1(task: str, unet: UNetConfig, stage: VQConfig) -> ModelConfig:
     return ModelConfig(task=task, scale=1, chain=FOUR_STEPS, unet=unet, first_stage=stage)
 
 
+# Of one task, the oldest first.
 RELEASED = (
     Released("resshift_realsrx4_s15_v1", _sr("realsrx4", FIFTEEN_STEPS), "v1"),
-    Released("resshift_realsrx4_s15_v2", _sr("realsrx4", FIFTEEN_STEPS), "v2"),
+    Released(
+        "resshift_realsrx4_s15_v2", _sr("realsrx4", FIFTEEN_STEPS), "v2",
+        earlier=("resshift_realsrx4_s15",),
+    ),
     Released("resshift_realsrx4_s4_v3", _sr("realsrx4", FOUR_STEPS), "v3"),
     Released("resshift_bicsrx4_s4", _sr("bicsrx4", FOUR_STEPS)),
-    Released("resshift_bicsrx4_matlab_s15", _sr("bicsrx4_matlab", FIFTEEN_STEPS)),
-    Released("resshift_bicsrx4_opencv_s15", _sr("bicsrx4_opencv", FIFTEEN_STEPS)),
+    Released(
+        "resshift_bicsrx4_matlab_s15", _sr("bicsrx4_matlab", FIFTEEN_STEPS), folder=_RESSHIFT_V1
+    ),
+    Released(
+        "resshift_bicsrx4_opencv_s15", _sr("bicsrx4_opencv", FIFTEEN_STEPS), folder=_RESSHIFT_V1
+    ),
     Released("resshift_inpainting_imagenet_s4", _scale_1("inpaint_imagenet", _INPAINTING, VQ_F4)),
     Released("resshift_inpainting_face_s4", _scale_1("inpaint_face", _INPAINTING, VQ_F4_FACE)),
     Released("resshift_faceir_s4", _scale_1("faceir", _FACE, VQ_F8_FACE)),
-    Released("SinSR_v1", _sr("sinsr", ONE_STEP)),
+    Released("SinSR_v1", _sr("sinsr", ONE_STEP), folder=_SINSR),
     # Not released, but trained by users with the published recipe.
-    Released("resshift_realsrx2_s4", ModelConfig("realsrx2", scale=2, chain=FOUR_STEPS, unet=_X2)),
-)
+    Released(
+        "resshift_realsrx2_s4", ModelConfig("realsrx2", scale=2, chain=FOUR_STEPS, unet=_X2),
+        folder="",
+    ),
+)  # fmt: skip
 
-_BY_FILE = {model.file: model for model in RELEASED}
-_BY_FILE["resshift_realsrx4_s15"] = _BY_FILE["resshift_realsrx4_s15_v2"]  # its earlier name
+FIRST_STAGE_URLS = {
+    stage.name: f"{_RESSHIFT_V2}/{stage.name}.pth" for stage in (VQ_F4, VQ_F4_FACE, VQ_F8_FACE)
+}
+
+_BY_FILE = {name: model for model in RELEASED for name in (model.file, *model.earlier)}
 
 TASKS = tuple(dict.fromkeys(model.config.task for model in RELEASED))
+ALIASES = {"realsr": "realsrx4", "bicsr": "bicsrx4"}  # as the original's --task calls them
 
 
 class UnknownModelError(ValueError):
     """A task, version or file name that does not settle which model is meant."""
+
+
+def canonical_task(task: str) -> str:
+    """The name in TASKS of a task that may go by one of the ALIASES; others come back as given."""
+    return ALIASES.get(task, task)
+
+
+def find_releases(task: str, version: str | None = None) -> list[Released]:
+    """The releases of a task, the oldest first; with a version, that one alone.
+
+    Raises:
+        UnknownModelError: no such task, or no such version of it.
+    """
+    task = canonical_task(task)
+    releases = [model for model in RELEASED if model.config.task == task]
+    if not releases:
+        raise UnknownModelError(f"--task {task}: unknown, one of {', '.join([*TASKS, *ALIASES])}")
+    if version is None:
+        return releases
+    versions = [model.version for model in releases if model.version]
+    if version not in versions:
+        known = f"one of {', '.join(versions)}" if versions else "which has only one"
+        raise UnknownModelError(f"--version {version}: unknown for {task}, {known}")
+    return [model for model in releases if model.version == version]
 
 
 def released_config(
@@ -91,15 +144,8 @@ def released_config(
         )
     if named is not None and task is None:
         task = named.config.task
-    candidates = [m for m in RELEASED if m.config.task == task]
-    if not candidates:
-        raise UnknownModelError(f"--task {task}: unknown, one of {', '.join(TASKS)}")
-    if version is not None:
-        versions = [m.version for m in candidates if m.version]
-        if version not in versions:
-            known = f"one of {', '.join(versions)}" if versions else "which has only one"
-            raise UnknownModelError(f"--version {version}: unknown for {task}, {known}")
-        candidates = [m for m in candidates if m.version == version]
+    assert task is not None
+    candidates = find_releases(task, version)
     if named is not None:
         if named.config not in [m.config for m in candidates]:
             release = " ".join([named.config.task, named.version]).strip()
@@ -115,5 +161,6 @@ def released_config(
 
 def any_release(file_stem: str, task: str | None) -> Released:
     """A released model of the task, or of the file's name, or the first of all."""
-    of_task = (m for m in RELEASED if m.config.task == task)
+    name = None if task is None else canonical_task(task)
+    of_task = (model for model in RELEASED if model.config.task == name)
     return next(of_task, _BY_FILE.get(file_stem, RELEASED[0]))

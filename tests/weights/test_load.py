@@ -2,6 +2,7 @@
 what is said when a file is not what it should be."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.load import load_weights, read_first_stage
 from resshift_jax.weights.mapping import ConversionError
 from resshift_jax.weights.torch_file import WeightFileError
-from resshift_jax.weights.zoo import UnknownModelError
+from resshift_jax.weights.zoo import UnknownModelError, released_config
 
 REALSR = {"task": "realsrx4", "version": "v3", "overrides": MINI_OVERRIDES}
 STAGE = "autoencoder_vq_f4.pth"  # the name of a x4 model's first stage
@@ -154,6 +155,30 @@ def test_settings_that_are_none_are_named(alone, overrides, message):
         load_weights(alone, task="realsrx4", version="v3", overrides=overrides)
 
 
+def test_a_task_by_its_original_name(alone, mini_files):
+    task = {**REALSR, "task": "realsr"}
+    config, _ = load_weights(alone, **task, first_stage=mini_files["autoencoder"])
+    assert config.task == "realsrx4"
+
+
+def test_nothing_is_recognised_where_a_configuration_is_expected(alone, mini_files):
+    mini = load_weights(alone, **REALSR, first_stage=mini_files["autoencoder"])[0]
+    found, params = load_weights(alone, first_stage=mini_files["autoencoder"], expected=mini)
+    assert found == mini
+    assert params["unet"]["conv_in/kernel"].shape[-1] == 32
+
+    with pytest.raises(ConversionError) as caught:
+        load_weights(alone, expected=released_config("resshift_realsrx4_s4_v3"))
+    first, *problems = str(caught.value).splitlines()
+    assert first.startswith(
+        f"{alone}: does not fit as realsrx4; {len(problems)} tensors do not fit"
+    )
+    assert "  shape: out.0.weight is (32,), (160,) expected" in problems
+    wider = replace(mini, first_stage=replace(MINI_VQ, codebook_size=8192))
+    with pytest.raises(ConversionError, match=r"shape: quantize\.embedding\.weight is \(256, 3\)"):
+        load_weights(alone, first_stage=mini_files["autoencoder"], expected=wider)
+
+
 def test_a_setting_replaces_what_no_name_tells(alone):
     overrides = {**MINI_OVERRIDES, "chain.steps": 8, "unet.window_mask": "swin"}
     config, _ = load_weights(
@@ -209,6 +234,25 @@ class TestOurFiles:
     def test_another_task_is_refused(self, ours):
         with pytest.raises(UnknownModelError, match=f"^{ours}: its task is realsrx4.*faceir"):
             load_weights(ours, task="faceir")
+
+    def test_a_task_by_its_original_name(self, ours):
+        assert load_weights(ours, task="realsr")[0].task == "realsrx4"
+
+    def test_a_version_is_checked_as_far_as_it_can_be(self, ours):
+        assert load_weights(ours, version="v3")[0].chain.steps == 4
+        with pytest.raises(UnknownModelError) as caught:
+            load_weights(ours, version="v2")
+        for part in (f"{ours}: ", "--version v2", "4 steps", "v2 with 15"):
+            assert part in str(caught.value)
+        with pytest.raises(UnknownModelError, match=f"^{ours}: --version v4: unknown.*v1, v2, v3$"):
+            load_weights(ours, version="v4")
+
+    def test_another_configuration_than_the_expected_one_is_refused(self, ours):
+        config = load_weights(ours)[0]
+        assert load_weights(ours, expected=config)[0] == config
+        other = replace(config, task="own", chain=replace(config.chain, steps=15))
+        with pytest.raises(ConversionError, match=f"^{ours}: not the model own .*task, chain diff"):
+            load_weights(ours, expected=other)
 
     def test_settings_are_refused(self, ours):
         with pytest.raises(ConfigError, match=f"^{ours}: has its own settings"):

@@ -1,5 +1,7 @@
 """The rule table: each released file is covered tensor by tensor, and comes back as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import (
@@ -16,15 +18,17 @@ from conftest import (
     stored,
 )
 
-from resshift_jax.config import ModelConfig, UNetConfig
+from resshift_jax.config import ModelConfig, PixelConfig, UNetConfig
 from resshift_jax.weights.mapping import (
     ConversionError,
+    first_stage_shapes,
     flatten,
     released_state_dict,
     to_ours,
     to_torch,
     torch_shapes,
     unet_buffers,
+    unet_shapes,
     unflatten,
 )
 from resshift_jax.weights.zoo import VQ_F4
@@ -52,6 +56,16 @@ def test_rules_are_one_to_one(config):
     rules, shapes = rules_and_shapes(config)
     assert len({rule.theirs for rule in rules}) == len({rule.ours for rule in rules}) == len(rules)
     assert {rule.ours for rule in rules} == set(shapes)
+
+
+@pytest.mark.parametrize(
+    ("function", "config"),
+    [(unet_shapes, MINI_UNET), (first_stage_shapes, MINI_VQ), (first_stage_shapes, PixelConfig())],
+)
+def test_shapes_are_traced_once_and_cannot_be_changed(function, config):
+    assert function(replace(config)) is function(config)
+    with pytest.raises(TypeError):
+        function(config)["more"] = (1,)
 
 
 @pytest.mark.parametrize("name", [*SMALL, *(pytest.param(n, marks=pytest.mark.slow) for n in FULL)])

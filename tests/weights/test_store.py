@@ -89,6 +89,28 @@ def test_the_header_tells_the_configuration_to_anyone(saved, model):
     assert json.loads(metadata["config"]) == json.loads(json.dumps(to_dict(model[0])))
 
 
+def test_notes_in_the_header_come_back(model, saved, tmp_path):
+    assert store.load_notes(saved) == {}
+    path = tmp_path / "noted.safetensors"
+    notes = {"sources": "[1, 2]", "by": "me"}
+    store.save(path, *model, notes={**notes, "version": "9"})  # which does not replace ours
+    assert store.load_notes(path) == notes
+    assert store.load(path)[0] == model[0]
+    with pytest.raises(FileNotFoundError):
+        store.load_notes(tmp_path / "absent.safetensors")
+
+
+def test_a_file_that_cannot_be_written_is_named(model, tmp_path, monkeypatch):
+    def fail(tensors, target, metadata=None):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(OSError, match=f"^{path}: cannot be written, .*No space left on device"):
+        store.save(path, *model)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_without_first_stage_comes_back(model, tmp_path):
     config, params = model
     store.save(tmp_path / "a.safetensors", config, {"unet": params["unet"], "first_stage": {}})

@@ -2,7 +2,17 @@
 
 import pytest
 
-from resshift_jax.weights.zoo import RELEASED, TASKS, UnknownModelError, released_config
+from resshift_jax.weights.zoo import (
+    ALIASES,
+    FIRST_STAGE_URLS,
+    RELEASED,
+    TASKS,
+    UnknownModelError,
+    any_release,
+    canonical_task,
+    find_releases,
+    released_config,
+)
 
 
 # From the tables of the publication: T, m, scale, lq_size, latent channels, mask, autoencoder.
@@ -82,3 +92,41 @@ def test_a_released_name_needs_no_version():
 def test_names_that_contradict_each_other(stem, task, version):
     with pytest.raises(UnknownModelError, match=r"its name is that of|--version v3: unknown"):
         released_config(stem, task, version)
+
+
+RESSHIFT = "https://github.com/zsyOAOA/ResShift/releases/download"
+
+
+def test_where_each_file_is_published():
+    urls = {model.file: model.url for model in RELEASED}
+    assert urls.pop("SinSR_v1") == (
+        "https://github.com/wyf0912/SinSR/releases/download/v1.0/SinSR_v1.pth"
+    )
+    assert urls.pop("resshift_realsrx2_s4") == ""
+    for task in ("matlab", "opencv"):
+        file = f"resshift_bicsrx4_{task}_s15"
+        assert urls.pop(file) == f"{RESSHIFT}/v1.0/{file}.pth"
+    assert urls == {file: f"{RESSHIFT}/v2.0/{file}.pth" for file in urls}
+    stages = ["autoencoder_vq_f4", "celeba256_vq_f4_dim3_face", "ffhq512_vq_f8_dim8_face"]
+    assert {name: f"{RESSHIFT}/v2.0/{name}.pth" for name in stages} == FIRST_STAGE_URLS
+    assert {model.config.first_stage.name for model in RELEASED} == set(stages)
+
+
+def test_the_releases_of_a_task_come_oldest_first():
+    assert [model.version for model in find_releases("realsrx4")] == ["v1", "v2", "v3"]
+    (second,) = find_releases("realsrx4", "v2")
+    assert (second.file, second.earlier) == ("resshift_realsrx4_s15_v2", ("resshift_realsrx4_s15",))
+
+
+def test_the_original_names_of_tasks():
+    assert ALIASES == {"realsr": "realsrx4", "bicsr": "bicsrx4"}
+    assert not set(ALIASES) & set(TASKS)
+    assert [canonical_task(task) for task in TASKS] == list(TASKS)
+    for alias, task in ALIASES.items():
+        assert canonical_task(alias) == task
+        assert find_releases(alias) == find_releases(task)
+    assert released_config("my_file", "realsr", "v3") == released_config(
+        "my_file", "realsrx4", "v3"
+    )
+    assert released_config("resshift_realsrx4_s15_v1", "realsr").chain.steps == 15
+    assert any_release("my_file", "bicsr").config.task == "bicsrx4"
