@@ -1,4 +1,4 @@
-"""Writing files so that no half-written one is ever left under its own name."""
+"""A path in, a file under that name out: whole, or none. And names fit to be printed."""
 
 import os
 import tempfile
@@ -15,12 +15,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A folder of its own: what a writer leaves beside its file goes with it.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    # A folder of its own: what a writer leaves beside its file goes with it. Its name gets some
+    # letters more than the prefix, for which a long name of a file leaves no room.
+    prefix = f".{path.name[:40]}."
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as folder:
         temporary = Path(folder) / path.name
         yield temporary
         # Some writers give their files to the owner alone; give them what a plain file would have.
-        plain = Path(folder) / "plain"
+        plain = Path(folder, "plain" if path.name != "plain" else "other")
         plain.touch()
         temporary.chmod(plain.stat().st_mode)
         os.replace(temporary, path)
+
+
+def printable(text: str) -> str:
+    """The text on one line that every terminal takes: what does not print is written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
