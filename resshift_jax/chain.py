@@ -55,6 +55,38 @@ def gaussian_noise(key: Array, shape: tuple[int, ...]) -> NoiseSource:
     return draw
 
 
+def canvas_noise(keys: Array, origins: Array | None, shape: tuple[int, ...]) -> NoiseSource:
+    """Standard normal noise of tiles, cut from one canvas of noise for each draw and key.
+
+    A pixel's noise depends on its key, the draw and its place on the canvas only, so that tiles
+    which overlap agree, and a tile needs no canvas to be drawn.
+
+    Args:
+        keys: (B,) keys, one an image; tiles of one image share it.
+        origins: (B, 2) uint32, row and column of each tile's first pixel on the canvas; None: 0.
+        shape: (B, H, W, C) of the tiles.
+    """
+    batch, height, width, channels = shape
+    if origins is None:
+        origins = jnp.zeros((batch, 2), jnp.uint32)
+
+    def draw(k: ArrayLike) -> Array:
+        def pixel(key: Array, row: Array, column: Array) -> Array:
+            place = jax.random.fold_in(jax.random.fold_in(key, row), column)
+            return jax.random.normal(place, (channels,))
+
+        def tile(key: Array, origin: Array) -> Array:
+            rows = origin[0] + jnp.arange(height, dtype=jnp.uint32)
+            columns = origin[1] + jnp.arange(width, dtype=jnp.uint32)
+            across = jax.vmap(pixel, (None, None, 0))
+            down = jax.vmap(across, (None, 0, None))
+            return down(jax.random.fold_in(key, k), rows, columns)
+
+        return jax.vmap(tile)(keys, origins)
+
+    return draw
+
+
 @dataclass(frozen=True, eq=False)
 class Chain:
     """The forward and reverse process over a schedule.

@@ -266,7 +266,12 @@ class ModelConfig:
     @property
     def pad_multiple(self) -> int:
         """Input sides are padded to a multiple of this, in input pixels."""
-        return self.unet.granularity * self.first_stage.factor // self.scale
+        return self.unet.granularity * self.align
+
+    @property
+    def align(self) -> int:
+        """Side of a latent pixel, in input pixels."""
+        return self.first_stage.factor // self.scale
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,21 +1,24 @@
 """A model as an object: a weight file in, something to call on images out."""
 
-import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
 from resshift_jax.config import ModelConfig
 from resshift_jax.platform import default_dtype
-from resshift_jax.restore import compiled_restore
+from resshift_jax.programs import Programs, programs, replicate
+from resshift_jax.sampler import Request, Sampler, Settings
+from resshift_jax.tiles import Blend
 from resshift_jax.weights.load import load_weights
 from resshift_jax.weights.mapping import unflatten
+from resshift_jax.weights.released import load_released
+from resshift_jax.weights.zoo import TASKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +27,15 @@ class Model:
 
     Attributes:
         config: everything about it but the weights.
-        params: {"unet": tree, "first_stage": tree}, float32 arrays.
+        params: {"unet": tree, "first_stage": tree}, float32 arrays, a copy on each device.
         dtype: of the networks' computation.
+        devices: which share the work.
     """
 
     config: ModelConfig
     params: dict[str, Any]
     dtype: np.dtype
+    devices: tuple[jax.Device, ...]
 
     def __call__(
         self,
@@ -39,107 +44,104 @@ class Model:
         *,
         seed: int = 0,
         steps: int | None = None,
+        chop_size: int = 512,
+        chop_stride: int | None = None,
+        batch_size: int | None = None,
+        blend: Blend = "smooth",
     ) -> np.ndarray:
         """The restored image, or images.
 
-        The result depends on the pixels, the settings and the seed only: each image has a key of
-        its own, made from the seed and its pixels, so the same image in another batch is the same.
+        The result depends on the pixels, the settings and the seed only: the same image in another
+        batch is the same. One larger than a tile is cut into tiles and blended.
 
         Args:
             image: (H, W, 3) or (B, H, W, 3), RGB; uint8, or float in [0, 1].
             mask: for inpainting models, (H, W) or (B, H, W), of either type, full where to fill.
-            seed: another seed, another sample.
-            steps: fewer sampling steps than the model was trained with.
+            batch_size: tiles at once on each device; None: as many as there are images.
+            seed, steps, chop_size, chop_stride, blend: see `sampler.Settings`.
 
         Returns:
             (scale H, scale W, 3), or a batch of such, of image's kind: uint8 or float32 in [0, 1].
 
         Raises:
-            ValueError: an array of another shape or type, or a mask missing or not wanted.
+            ValueError: an array of another shape or type, a mask missing or not wanted, or a
+                setting that does not fit.
+            MemoryError: the device cannot hold a tile of this size.
         """
-        images = image[None] if image.ndim == 3 else image
+        single = image.ndim == 3
+        images = image[None] if single else image
+        masks = mask[None] if mask is not None and single else mask
         if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
             raise ValueError(f"image: shape {image.shape} given, (H, W, 3) or (B, H, W, 3) needed")
-        lr = 2 * _as_float(images, "image") - 1
-        masks = None
-        if (mask is not None) != self.config.unet.condition_mask:
-            needed = "needs a mask" if mask is None else "takes no mask"
-            raise ValueError(f"mask: the task {self.config.task} {needed}")
-        if mask is not None:
-            masks = _as_float(mask[None] if mask.ndim == 2 else mask, "mask")[..., None]
-            if masks.shape[:3] != lr.shape[:3]:
-                raise ValueError(f"mask: shape {mask.shape} given, that of the image needed")
+        if masks is not None and len(masks) != len(images):
+            raise ValueError(f"mask: shape {masks.shape} given, one for each image needed")
+        batch_size = batch_size or -(-len(images) // len(self.devices))
+        settings = Settings(seed, steps, chop_size, chop_stride, batch_size, blend)
+        requests = [
+            Request(i, images[i], None if masks is None else masks[i]) for i in range(len(images))
+        ]
+        restored = {}
+        for i, result, error in self.sampler(settings).restore(requests):
+            if error is not None:
+                raise error
+            restored[i] = result
+        return restored[0] if single else np.stack([restored[i] for i in range(len(images))])
 
-        height, width = lr.shape[1:3]
-        keys = jnp.stack([image_key(seed, one) for one in images])
-        run = compiled_restore(self.config, steps, self.dtype)
-        out = run(self.params, self._pad(lr), keys, None if masks is None else self._pad(masks))
-        scale = self.config.scale
-        out = np.asarray(out)[:, : scale * height, : scale * width]
-        out = (out + 1) / 2
-        if image.dtype == np.uint8:
-            out = np.rint(255 * out).astype(np.uint8)
-        return out[0] if image.ndim == 3 else out
+    def sampler(
+        self, settings: Settings, advance: Callable[[float], None] = lambda share: None
+    ) -> Sampler:
+        """For streams of images of any sizes; `advance` is told the share of an image just done."""
+        return Sampler(self.config, self.params, self.programs(settings), settings, advance)
 
-    def _pad(self, x: np.ndarray) -> np.ndarray:
-        """Reflects at the bottom and the right to the model's multiple, repeatedly if need be."""
-        multiple = self.config.pad_multiple
-        height, width = x.shape[1:3]
-        return np.pad(
-            x, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), "reflect"
-        )
+    def programs(self, settings: Settings) -> Programs:
+        """The compiled programs that restoring with these settings uses.
+
+        Raises:
+            ValueError: steps that the model's chain cannot take.
+        """
+        return programs(self.config, settings.steps, self.dtype, self.devices)
 
 
 def load(
-    path: str | PathLike,
+    path: str | PathLike | None = None,
     *,
-    first_stage: str | PathLike | None = None,
     task: str | None = None,
     version: str | None = None,
+    first_stage: str | PathLike | None = None,
+    cache: str | PathLike | None = None,
     dtype: DTypeLike | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    notify: Callable[[str], None] = print,
 ) -> Model:
-    """A model from a released .pth or one of our safetensors files.
+    """A model from a weight file, or a released one by its name.
 
     Args:
-        path: the weights.
+        path: a released .pth or one of our safetensors files; None: the released model of `task`
+            and `version`, from the cache folder, or fetched into it.
+        task, version: e.g. "realsrx4", "v3"; with a path, what its name does not tell.
         first_stage: the autoencoder's .pth; otherwise embedded, beside `path`, or in the cache.
-        task, version: of a .pth whose file name does not tell, e.g. "realsrx4", "v3".
+        cache: folder of released weights; None: $RESSHIFT_CACHE, or one below ~/.cache.
         dtype: of the computation; by default bfloat16 on TPU and GPU, float32 on CPU.
+        devices: that share the work; by default all that this process has.
+        notify: takes a line to show, on what is fetched and under which licence.
 
     Raises:
-        FileNotFoundError, ValueError: with one clear message that names the file.
+        OSError, ValueError: with one clear message that names the file, or what to give.
     """
-    config, flat = load_weights(
-        Path(path),
-        first_stage=None if first_stage is None else Path(first_stage),
-        task=task,
-        version=version,
-    )
+    if path is not None:
+        stage = None if first_stage is None else Path(first_stage)
+        config, flat = load_weights(Path(path), first_stage=stage, task=task, version=version)
+    elif task is None:
+        raise ValueError(f"weights: neither a file nor a task given, one of {', '.join(TASKS)}")
+    elif first_stage is not None:
+        raise ValueError("first_stage: given without weights; a released model has its own")
+    else:
+        folder = None if cache is None else Path(cache)
+        config, flat = load_released(task, version, cache=folder, notify=notify)
+    devices = tuple(jax.local_devices() if devices is None else devices)
     params = {
-        part: unflatten({name: jnp.asarray(value, jnp.float32) for name, value in leaves.items()})
+        part: unflatten({name: np.asarray(value, np.float32) for name, value in leaves.items()})
         for part, leaves in flat.items()
     }
-    return Model(config, params, default_dtype() if dtype is None else np.dtype(dtype))
-
-
-def image_key(seed: int, pixels: np.ndarray) -> jax.Array:
-    """The key of an image: fold_in(key(seed), crc32 of its pixels in 8 bits).
-
-    Args:
-        pixels: uint8, or float in [0, 1]; the same picture in either type has the same key.
-    """
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(255 * pixels).astype(np.uint8)
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(np.ascontiguousarray(pixels).data))
-
-
-def _as_float(x: np.ndarray, name: str) -> np.ndarray:
-    """uint8 or float in [0, 1] -> float32 in [0, 1]."""
-    if x.dtype == np.uint8:
-        return x.astype(np.float32) / 255
-    if not np.issubdtype(x.dtype, np.floating):
-        raise ValueError(f"{name}: {x.dtype} given, uint8 or float in [0, 1] needed")
-    x = x.astype(np.float32)
-    if not (x.min() >= 0 and x.max() <= 1):  # false for NaN too
-        raise ValueError(f"{name}: values from {x.min()} to {x.max()} given, [0, 1] needed")
-    return x
+    dtype = default_dtype() if dtype is None else np.dtype(dtype)
+    return Model(config, replicate(params, devices), dtype, devices)

@@ -1,12 +1,18 @@
-"""What depends on the accelerator and not on the model: the compute dtype, and compiler options."""
+"""What depends on the machine and not on the model: devices, dtype, compiler options, memory."""
 
+import os
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+
+_CGROUP = Path("/sys/fs/cgroup")
+_KINDS = ("cpu", "gpu", "tpu")
+_MONTH = 30 * 24 * 3600  # seconds
 
 COMPUTE_DTYPES = {"float32": np.dtype(jnp.float32), "bfloat16": np.dtype(jnp.bfloat16)}
 
@@ -44,3 +50,76 @@ def _is_accepted(options: dict[str, Any]) -> bool:
     except jax.errors.JaxRuntimeError:
         return False
     return True
+
+
+class Place(NamedTuple):
+    """Where this process stands: its devices, its number and how many processes there are."""
+
+    devices: tuple[jax.Device, ...]
+    process: int = 0
+    processes: int = 1
+
+
+def start(device: str | None = None, *, distributed: bool = False) -> Place:
+    """Starts JAX on the devices that are to work, before anything is computed.
+
+    Args:
+        device: "cpu", "gpu" or "tpu", with ":1" the second of them alone; None: the best kind.
+        distributed: this is one of several processes; wait for all of them. On TPU pods, Slurm,
+            Open MPI and Kubernetes JAX finds them by itself; elsewhere $JAX_COORDINATOR_ADDRESS,
+            $JAX_NUM_PROCESSES and $JAX_PROCESS_ID tell.
+
+    Raises:
+        ValueError: there is no such device, or the other processes cannot be found.
+    """
+    kind, _, index = (device or "").partition(":")
+    if (device and kind not in _KINDS) or not (index.isdigit() or not index):
+        raise ValueError(f"--device {device}: give {', '.join(_KINDS)}, or one of them as gpu:0")
+    if kind:
+        jax.config.update("jax_platforms", kind)
+    if distributed:
+        _find_processes()
+    try:
+        devices = tuple(jax.local_devices(backend=kind or None))
+    except RuntimeError as e:
+        raise ValueError(f"--device {device}: not there, {str(e).splitlines()[0]}") from e
+    if index and int(index) >= len(devices):
+        raise ValueError(f"--device {device}: not there, the last is {kind}:{len(devices) - 1}")
+    if index:
+        devices = (devices[int(index)],)
+    return Place(devices, jax.process_index(), jax.process_count())
+
+
+def _find_processes() -> None:
+    count, index = (os.environ.get(f"JAX_{key}") for key in ("NUM_PROCESSES", "PROCESS_ID"))
+    try:
+        jax.distributed.initialize(
+            num_processes=int(count) if count else None,
+            process_id=int(index) if index else None,
+            shutdown_timeout_seconds=_MONTH,  # their shares of the work end at different times
+        )
+    except (RuntimeError, TypeError, ValueError) as e:
+        raise ValueError(
+            f"--distributed: {str(e).splitlines()[0]} (where JAX does not find the other processes "
+            f"by itself, set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID)"
+        ) from e
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this process may still take; None where the system does not tell."""
+    try:
+        free = 1024 * _counters(Path("/proc/meminfo"))["MemAvailable:"]
+    except (OSError, KeyError):
+        return None
+    try:  # a container may have less than its machine
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        return min(free, limit - used + _counters(_CGROUP / "memory.stat")["file"])
+    except (OSError, KeyError, ValueError):
+        return free
+
+
+def _counters(path: Path) -> dict[str, int]:
+    """The lines of a kernel's file that begin with a name and a number."""
+    rows = [line.split() for line in path.read_text().splitlines()]
+    return {row[0]: int(row[1]) for row in rows if len(row) > 1 and row[1].isdigit()}

@@ -3,7 +3,7 @@
 z_y = encode(bicubic(lr));  z_0 = chain.sample(denoise, z_y, key);  image = decode(z_0)
 """
 
-from functools import cache, partial
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from resshift_jax.chain import make_chain
+from resshift_jax.chain import canvas_noise, make_chain
 from resshift_jax.config import ModelConfig
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.unet import SwinUNet
-from resshift_jax.platform import compiler_options, matmul_precision
+from resshift_jax.platform import matmul_precision
 from resshift_jax.resize import upsample_bicubic
 
 
@@ -24,6 +24,7 @@ def restore(
     lr: Array,
     keys: Array,
     mask: Array | None = None,
+    origins: Array | None = None,
     *,
     config: ModelConfig,
     sampling_steps: int | None = None,
@@ -34,8 +35,10 @@ def restore(
     Args:
         params: {"unet": tree, "first_stage": tree}.
         lr: (B, h, w, 3) float32 in [-1, 1], h and w multiples of config.pad_multiple.
-        keys: (B,) keys, one an image.
+        keys: (B,) keys, one an image; the tiles of an image share its key.
         mask: for inpainting, (B, h, w, 1) float32 in [0, 1], 1 where to fill.
+        origins: (B, 2) uint32, for tiles: row and column of the first latent pixel of each within
+            the latent of its whole image. Tiles of one key agree on the noise where they overlap.
         sampling_steps: fewer steps than the chain was trained with; None for all of them.
         dtype: of the networks' computation; the chain itself is float32.
 
@@ -59,15 +62,8 @@ def restore(
 
     with jax.default_matmul_precision(matmul_precision(dtype)):
         z_y = encode(upsample_bicubic(known, config.scale))
-        z_0 = chain.sample(denoise, z_y, keys)
+        z_0 = chain.sample(denoise, z_y, noise=canvas_noise(keys, origins, z_y.shape))
         image = decode(z_0)
 
     image = jnp.clip(image, -1, 1)
     return image if mask is None else image * mask + lr * (1 - mask)
-
-
-@cache
-def compiled_restore(config: ModelConfig, sampling_steps: int | None, dtype: np.dtype):
-    """`restore` of a model, jit-compiled: (params, lr, keys, mask) -> image."""
-    function = partial(restore, config=config, sampling_steps=sampling_steps, dtype=dtype)
-    return jax.jit(function, compiler_options=compiler_options())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import MINI_OVERRIDES, MINI_VQ, assert_close, golden, jit
 
-from resshift_jax.chain import Chain, gaussian_noise, make_chain
+from resshift_jax.chain import Chain, canvas_noise, gaussian_noise, make_chain
 from resshift_jax.config import ChainConfig, ModelConfig, Target
 from resshift_jax.nn.autoencoder import VQAutoencoder
 from resshift_jax.nn.unet import SwinUNet
@@ -213,6 +213,50 @@ def test_no_two_draws_are_the_same(keys):
     drawn = np.concatenate([draw(jnp.asarray(k)) for k in range(4)])
     correlation = np.corrcoef(drawn) - np.eye(12)
     assert np.abs(correlation).max() < 0.6
+
+
+def canvas(height, width, origin=(0, 0), seed=7, k=3, channels=3):
+    keys, origins = jax.random.key(seed)[None], jnp.asarray([origin], jnp.uint32)
+    draw = jax.jit(lambda k: canvas_noise(keys, origins, (1, height, width, channels))(k))
+    return np.asarray(draw(k))[0]
+
+
+def test_tiles_cut_their_noise_from_one_canvas():
+    whole = canvas(24, 20)
+    for height, width, origin in ((24, 20, (0, 0)), (8, 16, (3, 4)), (1, 1, (23, 19))):
+        row, column = origin
+        expected = whole[row : row + height, column : column + width]
+        np.testing.assert_array_equal(canvas(height, width, origin), expected)
+    # Far from the origin too, and where a batch mixes keys and places.
+    keys = jax.random.split(KEY, 2)
+    origins = jnp.asarray([[70000, 5], [2**32 - 1, 0]], jnp.uint32)
+    together = canvas_noise(keys, origins, (2, 4, 4, 3))(1)
+    for i in range(2):
+        alone = canvas_noise(keys[i : i + 1], origins[i : i + 1], (1, 4, 4, 3))(1)
+        np.testing.assert_array_equal(together[i : i + 1], alone)
+    np.testing.assert_array_equal(
+        canvas_noise(keys, None, (2, 4, 4, 3))(1),
+        canvas_noise(keys, jnp.zeros((2, 2), jnp.uint32), (2, 4, 4, 3))(1),
+    )
+
+
+def test_noise_of_a_canvas_is_standard_normal_and_new_at_each_place_draw_and_key():
+    noise = canvas(256, 256)
+    count = noise.size
+    # Five standard errors of each moment.
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
+        assert abs((noise**power).mean() - moment) < 5 * (variance / count) ** 0.5
+    others = [
+        noise[:-1] * noise[1:],
+        noise[:, :-1] * noise[:, 1:],
+        noise[..., :-1] * noise[..., 1:],
+        noise * noise.transpose(1, 0, 2) * (1 - np.eye(256)[..., None]),
+        noise * canvas(256, 256, k=4),
+        noise * canvas(256, 256, seed=8),
+    ]
+    for products in others:
+        assert abs(products.mean()) < 5 * products.std() / products.size**0.5
+    assert len(np.unique(noise)) > 0.98 * count
 
 
 def test_key_and_noise_exclude_each_other(pair):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from resshift_jax.config import ModelConfig, VQConfig
-from resshift_jax.restore import restore
+from resshift_jax.programs import Tiles, restore_tiles
 from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes, unflatten
 from resshift_jax.weights.zoo import released_config
 
@@ -27,13 +27,18 @@ def abstract_params(config: ModelConfig) -> dict:
 
 
 def lower(config: ModelConfig, platform: str, dtype, steps: int | None = None) -> str:
-    """The StableHLO of the restoration of one image of the training size."""
+    """The StableHLO of the restoration of one tile of the training size."""
     side = config.unet.condition_size
-    lr = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    mask = jax.ShapeDtypeStruct((1, side, side, 1), jnp.float32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    arguments = abstract_params(config), lr, keys, mask if config.unet.condition_mask else None
-    function = partial(restore, config=config, dtype=dtype, sampling_steps=steps)
+    abstract = jax.ShapeDtypeStruct
+    mask = abstract((1, side, side, 1), jnp.float32) if config.unet.condition_mask else None
+    tiles = Tiles(
+        lr=abstract((1, side, side, 3), jnp.float32),
+        crc=abstract((1,), jnp.uint32),
+        origin=abstract((1, 2), jnp.uint32),
+        mask=mask,
+    )
+    arguments = abstract_params(config), abstract((), jnp.uint32), tiles
+    function = partial(restore_tiles, config=config, dtype=dtype, sampling_steps=steps)
     exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
     (out,) = exported.out_avals
     assert out.shape == (1, config.scale * side, config.scale * side, 3)
