@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from resshift_jax.config import ModelConfig, to_dict
-from resshift_jax.files import written_whole
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.load import load_weights
 from resshift_jax.weights.mapping import FlatParams, released_state_dict
-from resshift_jax.weights.zoo import TASKS
+from resshift_jax.weights.zoo import ALIASES, TASKS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +27,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("target", type=Path, nargs="?", help="the file to write")
     add("--first-stage", type=Path, metavar="PTH",
         help="autoencoder to embed; with --to-torch, where to write the embedded one")  # fmt: skip
-    add("--task", choices=TASKS, help="what the .pth is for, if its file name does not tell")
+    add(
+        "--task",
+        choices=[*TASKS, *ALIASES],
+        help="what the .pth is for, if its file name does not tell",
+    )
     add("--version", help="which release of the task, e.g. v3")
     add("--set", action="append", default=[], metavar="KEY=VALUE", type=_setting,
         help="a setting that no name tells, e.g. chain.steps=8")  # fmt: skip
@@ -97,8 +99,7 @@ def _write_torch(path: Path, state: dict[str, np.ndarray]) -> None:
     if path.suffix == ".pth":
         torch_file.write(path, state)
     else:
-        with written_whole(path) as temporary:
-            safetensors.numpy.save_file(state, temporary)
+        store.write_tensors(path, state)
 
 
 def describe(config: ModelConfig, params: dict[str, FlatParams]) -> str:

@@ -48,8 +48,8 @@ def load_released(
     """A released model by name: from the cache folder, or fetched into it.
 
     The .pth files are converted once. The converted file is kept beside them and has in its header
-    what they were; where one of them is another by now, it is made anew. A converted file that was
-    put there without such a header is used as it is.
+    what they were; where one of them is another by now, it is made anew. A file of that name that
+    was not made here is used as it is, and never replaced.
 
     Args:
         task: one of `zoo.TASKS` or `zoo.ALIASES`.
@@ -106,28 +106,34 @@ def _converted(release: Released, folder: Path) -> Path:
 def _load_converted(
     path: Path, release: Released, notify: Notify
 ) -> tuple[ModelConfig, Params] | None:
-    """The model of a converted file, or None where there is none to be used."""
+    """The model of a converted file, or None where there is none to be used.
+
+    Raises:
+        ValueError: a file that was not made here, and so is not made anew, does not fit.
+    """
     if not path.is_file():
         return None
+    ours = True
     try:
-        changed = _changed(path, release)
+        sources = store.load_notes(path).get("sources")
+        ours = sources is not None
+        changed = _changed(json.loads(sources), release, path.parent) if sources else ""
         if not changed:
             return load_weights(path, expected=release.config)
         notify(f"{path}: made anew, for {changed} has changed")
     except (OSError, ValueError) as e:
+        if not ours:
+            raise
         reason = _first_line(e).removeprefix(f"{path}: ")
         notify(f"{path}: made anew, for it cannot be used ({reason})")
     return None
 
 
-def _changed(path: Path, release: Released) -> str:
+def _changed(recorded: object, release: Released, folder: Path) -> str:
     """A .pth that is not what a converted file was made from; empty if there is none."""
-    recorded = json.loads(store.load_notes(path).get("sources", "null"))
-    if recorded is None:
-        return ""
     if not isinstance(recorded, dict):
-        raise WeightFileError(f"{path}: its header does not tell its sources")
-    found = [source.find(path.parent) for source in _sources(release)]
+        raise ValueError("its header does not tell its sources")
+    found = [source.find(folder) for source in _sources(release)]
     return next((p.name for p in found if p and recorded.get(p.name) != _stamp(p)), "")
 
 

@@ -50,9 +50,20 @@ def save(
         for name, value in flat.items()
     }
     header = {"format": FORMAT, "version": VERSION, "config": json.dumps(to_dict(config))}
+    write_tensors(path, tensors, {**(notes or {}), **header})
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, np.ndarray], header: dict[str, str] | None = None
+) -> None:
+    """Writes a safetensors file, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with written_whole(path) as temporary:
         try:
-            safetensors.numpy.save_file(tensors, temporary, metadata={**(notes or {}), **header})
+            safetensors.numpy.save_file(tensors, temporary, metadata=header)
         except safetensors.SafetensorError as e:  # of a full disk, too
             raise OSError(f"{path}: cannot be written, {e}") from e
 

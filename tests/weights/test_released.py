@@ -381,7 +381,7 @@ class TestConverted:
     def test_one_that_cannot_be_used_is_made_anew(
         self, load, converted, server, notices, damage, there
     ):
-        good = store.load(converted)
+        good, notes = store.load(converted), store.load_notes(converted)
         match damage:
             case "cut":
                 converted.write_bytes(converted.read_bytes()[:-100])
@@ -390,10 +390,11 @@ class TestConverted:
             case "sources":
                 store.save(converted, *good, notes={"sources": "[1]"})
             case "model":
-                store.save(converted, replace(good[0], chain=zoo.FIFTEEN_STEPS), good[1])
+                other = replace(good[0], chain=zoo.FIFTEEN_STEPS)
+                store.save(converted, other, good[1], notes=notes)
             case "shapes":
                 less = {"unet": {}, "first_stage": good[1]["first_stage"]}
-                store.save(converted, good[0], less)
+                store.save(converted, good[0], less, notes=notes)
         if not there:
             for path in converted.parent.glob("*.pth"):
                 path.unlink()
@@ -411,6 +412,15 @@ class TestConverted:
         store.save(converted, config, params, np.float16)
         assert bias(load("faceir")) == 4
         assert notices == [f"weights: {converted}"]
+
+    def test_one_that_was_put_there_and_does_not_fit_is_not_replaced(self, load, converted, server):
+        config, params = store.load(converted)
+        store.save(converted, replace(config, chain=zoo.FIFTEEN_STEPS), params)
+        before = converted.read_bytes()
+        with pytest.raises(ValueError, match=f"^{converted}: not the model faceir as released"):
+            load("faceir")
+        assert converted.read_bytes() == before
+        assert server.requests == []
 
     @pytest.mark.parametrize("how", ["limit", "error"])
     def test_a_run_goes_on_where_it_cannot_be_kept(
