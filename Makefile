@@ -6,8 +6,7 @@ RUN := $(VENV)/bin
 .PHONY: demo test check benchmark clean
 
 demo: $(VENV)/installed build/weights/resshift_realsrx4_s15_v2.pth
-	$(RUN)/python sample.py -i examples -o results --scale 4 --task realsrx4 \
-	    --weights build/weights/resshift_realsrx4_s15_v2.pth
+	$(RUN)/python sample.py -i examples -o results --scale 4 --task realsrx4 --cache build/weights
 
 test: $(VENV)/installed
 	$(RUN)/python -m pytest

@@ -19,15 +19,19 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import resshift_jax
 from examples import stand_in
 from resshift_jax import convert
 from resshift_jax.config import ModelConfig
 from resshift_jax.flops import count_flops
+from resshift_jax.folders import File
+from resshift_jax.images import Photo, write_photo
 from resshift_jax.nn import layers
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.pipeline import Outcome, restore_files
 from resshift_jax.platform import (
     COMPUTE_DTYPES,
     compiler_options,
@@ -35,18 +39,24 @@ from resshift_jax.platform import (
     matmul_precision,
 )
 from resshift_jax.restore import restore
+from resshift_jax.sampler import Settings
 
 MATMUL_SIDE = 2048
+FEW_STEPS = 4  # of what takes many images or tiles
 
 
 @dataclass
 class Row:
-    """A line of the table; gflop and share are None where no arithmetic is measured."""
+    """A line of the table; what is not measured of a part is None.
+
+    share: of the rate of the matrix product. programs: how many were compiled in that time.
+    """
 
     part: str
     seconds: float
     gflop: float | None = None
     share: float | None = None
+    programs: int | None = None
 
 
 def published_gflop(function: Callable, *args) -> float:
@@ -86,6 +96,34 @@ def prepare(folder: Path, rows: list[Row], dtype) -> resshift_jax.Model:
     return model
 
 
+def tiled_image(model: resshift_jax.Model, side: int, steps: int) -> Callable[[], np.ndarray]:
+    """Restores an image of 3 by 2 tiles."""
+    image = np.random.default_rng(0).integers(0, 256, (side * 3 // 2, 2 * side, 3), dtype=np.uint8)
+    return lambda: model(image, chop_size=side, steps=steps)
+
+
+def folder_of_sizes(model: resshift_jax.Model, side: int, steps: int, rows: list[Row]) -> None:
+    """Restores files of 20 sizes, none of them twice, with what is compiled for them and again."""
+    settings = Settings(steps=steps)
+    programs = model.programs(settings)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for i in range(20):
+            size = (side // 4 + i * side // 30, side * 5 // 4 - i * side // 30)
+            photo = Photo(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
+            write_photo(Path(folder, f"{i}.png"), photo, "png")
+            files.append(File(Path(folder, f"{i}.png"), Path(folder, "out", f"{i}.png")))
+        for run in ("first", "again"):
+            count = programs.count
+            outcomes: list[Outcome] = []
+            work = partial(restore_files, model, files, settings, report=outcomes.append)
+            seconds, _ = timed(work)
+            assert not any(outcome.error for outcome in outcomes)
+            part = f"folder of 20 sizes, {steps} steps, {run}"
+            rows.append(Row(part, seconds, programs=programs.count - count))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -120,6 +158,9 @@ def main() -> None:
             (params, lr, keys),
         ),
     }
+    # Tiles cost what an image of their size does: the rest of the time is cutting and blending.
+    tile = partial(restore, config=config, dtype=dtype, sampling_steps=FEW_STEPS)
+    tiled = tiled_image(model, side, FEW_STEPS)
     parts, gflop = {}, {}
     with jax.default_matmul_precision(matmul_precision(dtype)):
         for name, (function, inputs) in functions.items():
@@ -129,12 +170,17 @@ def main() -> None:
             rows.append(Row(f"compile {name}", seconds))
             timed(compiled, *inputs)
             parts[name] = compiled, inputs
+        name = f"6 tiles, {FEW_STEPS} steps"
+        gflop[name] = 6 * published_gflop(tile, params, lr, keys)
+        tiled()
+        parts[name] = tiled, ()
         square = jnp.ones((MATMUL_SIDE, MATMUL_SIDE), dtype)
         matmul = jax.jit(lambda: square @ square)
         timed(matmul)
     best, best_matmul = interleaved(parts, matmul, args.rounds)
     rate = 2 * MATMUL_SIDE**3 / best_matmul / 1e9
     rows += [Row(k, s, gflop[k], gflop[k] / s / rate) for k, s in best.items()]
+    folder_of_sizes(model, side, FEW_STEPS, rows)
 
     device = jax.devices()[0]
     summary = {
@@ -165,11 +211,13 @@ def print_table(summary: dict, rows: list[Row]) -> None:
     for key, value in summary.items():
         if key != "rows":
             print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}")
-    print(f"\n{'part':32} {'seconds':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'share':>6}")
+    print(f"\n{'part':36} {'seconds':>9} {'GFLOP':>8} {'GFLOP/s':>8} {'share':>6}")
     for row in rows:
-        line = f"{row.part:32} {row.seconds:9.3f}"
+        line = f"{row.part:36} {row.seconds:9.3f}"
         if row.gflop is not None and row.share is not None:
             line += f" {row.gflop:8.1f} {row.gflop / row.seconds:8.1f} {row.share:6.2f}"
+        if row.programs is not None:
+            line += f"  {row.programs} programs compiled"
         print(line)
 
 

@@ -2,14 +2,90 @@
 
 import os
 import unicodedata
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from resshift_jax.files import printable
 from resshift_jax.images import ImageFileError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class File:
+    """An image to restore.
+
+    Attributes:
+        source, target: the image, and the file to make of it.
+        mask: finds the image's mask; None: it has none.
+    """
+
+    source: Path
+    target: Path
+    mask: Callable[[], Path] | None = None
+
+
+def find_files(
+    in_path: Path,
+    out_path: Path,
+    *,
+    mask_path: Path | None = None,
+    recursive: bool = False,
+    suffix: str = "",
+    format: str = "png",
+    keep_results: bool = False,
+) -> list[File]:
+    """The images to restore.
+
+    Masks that lie among the images are not images, nor are earlier results, if those are kept. No
+    result is ever to replace an image or a mask.
+
+    Raises:
+        ValueError, OSError: no images, no such mask, or results that would replace images or masks.
+    """
+    require_folder(out_path)
+    if suffix != Path(suffix).name:
+        raise ValueError(f"--suffix {suffix}: not a part of a file's name")
+    root = in_path if in_path.is_dir() else in_path.parent
+    if not suffix and _same(root, out_path):
+        raise ValueError(f"{out_path}: the images' own folder; name another, or a --suffix")
+    sources = list_images(in_path, recursive=recursive, exclude=out_path)
+    if mask_path is not None:
+        sources = _without_masks(sources, mask_path, root)
+    targets = name_outputs(sources, root, out_path, suffix=suffix, format=format)
+    images = {os.path.realpath(source): source for source in sources}
+    masks = mask_path and os.path.realpath(mask_path)
+    results = set()
+    for source, target in targets.items():
+        result = os.path.realpath(target)
+        if result in images and (images[result] == source or not keep_results):
+            raise ValueError(
+                f"{target}: one of the images to restore, which its result would replace; name "
+                f"another --out_path or --suffix"
+            )
+        if masks and Path(result).is_relative_to(masks):
+            raise ValueError(
+                f"{target}: the result of {source} could replace a mask; name another --out_path"
+            )
+        results.add(result)
+    return [
+        File(source, target, partial(find_mask, mask_path, source, root) if mask_path else None)
+        for source, target in targets.items()
+        if os.path.realpath(source) not in results
+    ]
+
+
+def share_of(files: list[File], process: int, processes: int) -> list[File]:
+    """The files that are one process's to restore.
+
+    Each is dealt by its own path, since processes that list a folder while it changes may find
+    other files there; what all of them find is then still restored, and once.
+    """
+    return [f for f in files if zlib.crc32(os.fsencode(f.source)) % processes == process]
 
 
 def list_images(path: Path, *, recursive: bool = False, exclude: Path | None = None) -> list[Path]:
@@ -126,7 +202,7 @@ def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
     """
     if not os.path.isdir(mask_path):
         return mask_path
-    if os.path.realpath(mask_path) == os.path.realpath(root):
+    if _same(mask_path, root):
         raise ImageFileError(printable(f"{mask_path}: the images' own folder, masks need another"))
     place = mask_path / image_path.relative_to(root)
     if os.path.lexists(place):
@@ -148,6 +224,32 @@ def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
     else:
         reason = f"{place.parent}: no mask for {image_path}, name one {place.name}"
     raise ImageFileError(printable(reason))
+
+
+def _without_masks(sources: list[Path], mask_path: Path, root: Path) -> list[Path]:
+    if not mask_path.exists():
+        raise FileNotFoundError(f"--mask_path {mask_path}: nothing there")
+    if mask_path.is_dir() and _same(mask_path, root):
+        raise ValueError(f"--mask_path {mask_path}: the images' own folder, masks need another")
+    masks = os.path.realpath(mask_path)
+    images = [s for s in sources if not Path(os.path.realpath(s)).is_relative_to(masks)]
+    if not images:
+        raise ValueError(f"--mask_path {mask_path}: it holds all the images that were found")
+    return images
+
+
+def require_folder(path: Path) -> None:
+    """Raises NotADirectoryError or PermissionError where no files can be put into a folder."""
+    above = next((p for p in (path, *path.parents) if os.path.lexists(p)), path)
+    if not above.is_dir():
+        what = "a link to nothing" if not above.exists() else "a file"
+        raise NotADirectoryError(f"{path}: cannot be a folder, for {above} is {what}")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: cannot be written to, {above} does not permit it")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def _folded(path: Path) -> str:

@@ -42,11 +42,11 @@ class Model:
         image: np.ndarray,
         mask: np.ndarray | None = None,
         *,
-        seed: int = 0,
+        seed: int = Settings.seed,
         steps: int | None = None,
         chop_size: int = 512,
         chop_stride: int | None = None,
-        batch_size: int | None = None,
+        batch_size: int = 1,
         blend: Blend = "smooth",
     ) -> np.ndarray:
         """The restored image, or images.
@@ -57,7 +57,7 @@ class Model:
         Args:
             image: (H, W, 3) or (B, H, W, 3), RGB; uint8, or float in [0, 1].
             mask: for inpainting models, (H, W) or (B, H, W), of either type, full where to fill.
-            batch_size: tiles at once on each device; None: as many as there are images.
+            batch_size: tiles at once on each device; a program is compiled for each number.
             seed, steps, chop_size, chop_stride, blend: see `sampler.Settings`.
 
         Returns:
@@ -67,6 +67,7 @@ class Model:
             ValueError: an array of another shape or type, a mask missing or not wanted, or a
                 setting that does not fit.
             MemoryError: the device cannot hold a tile of this size.
+            ArithmeticError: the result is not finite.
         """
         single = image.ndim == 3
         images = image[None] if single else image
@@ -75,12 +76,11 @@ class Model:
             raise ValueError(f"image: shape {image.shape} given, (H, W, 3) or (B, H, W, 3) needed")
         if masks is not None and len(masks) != len(images):
             raise ValueError(f"mask: shape {masks.shape} given, one for each image needed")
-        batch_size = batch_size or -(-len(images) // len(self.devices))
         settings = Settings(seed, steps, chop_size, chop_stride, batch_size, blend)
         requests = [
             Request(i, images[i], None if masks is None else masks[i]) for i in range(len(images))
         ]
-        restored = {}
+        restored: dict[int, Any] = {}
         for i, result, error in self.sampler(settings).restore(requests):
             if error is not None:
                 raise error
@@ -128,20 +128,22 @@ def load(
     Raises:
         OSError, ValueError: with one clear message that names the file, or what to give.
     """
+    folder = None if cache is None else Path(cache)
     if path is not None:
         stage = None if first_stage is None else Path(first_stage)
-        config, flat = load_weights(Path(path), first_stage=stage, task=task, version=version)
+        config, flat = load_weights(
+            Path(path), first_stage=stage, task=task, version=version, cache=folder
+        )
     elif task is None:
         raise ValueError(f"weights: neither a file nor a task given, one of {', '.join(TASKS)}")
     elif first_stage is not None:
         raise ValueError("first_stage: given without weights; a released model has its own")
     else:
-        folder = None if cache is None else Path(cache)
         config, flat = load_released(task, version, cache=folder, notify=notify)
     devices = tuple(jax.local_devices() if devices is None else devices)
     params = {
         part: unflatten({name: np.asarray(value, np.float32) for name, value in leaves.items()})
         for part, leaves in flat.items()
     }
-    dtype = default_dtype() if dtype is None else np.dtype(dtype)
+    dtype = default_dtype(devices[0].platform) if dtype is None else np.dtype(dtype)
     return Model(config, replicate(params, devices), dtype, devices)

@@ -24,11 +24,17 @@ _CPU_OPTIONS = {
     ),
     "xla_cpu_prefer_vector_width": 512,
 }
+# Processes compile programs of their own, for which none may wait for another's tuning.
+_GPU_OPTIONS = {"xla_gpu_shard_autotuning": False}
+_OPTIONS: dict[str, dict[str, Any]] = {"cpu": _CPU_OPTIONS, "gpu": _GPU_OPTIONS}
 
 
-def default_dtype() -> np.dtype:
-    """bfloat16 on TPU and GPU; float32 on CPU, where bfloat16 is no faster."""
-    return COMPUTE_DTYPES["float32" if jax.default_backend() == "cpu" else "bfloat16"]
+def default_dtype(platform: str | None = None) -> np.dtype:
+    """bfloat16 on TPU and GPU; float32 on CPU, where bfloat16 is no faster.
+
+    platform: of the devices, as they call it; None: JAX's default.
+    """
+    return COMPUTE_DTYPES["float32" if (platform or jax.default_backend()) == "cpu" else "bfloat16"]
 
 
 def matmul_precision(dtype: DTypeLike) -> str:
@@ -37,16 +43,21 @@ def matmul_precision(dtype: DTypeLike) -> str:
 
 
 @cache
-def compiler_options() -> dict[str, Any]:
-    """Options for jax.jit on this machine; those that its XLA does not know are left out."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {name: value for name, value in _CPU_OPTIONS.items() if _is_accepted({name: value})}
+def compiler_options(platform: str | None = None) -> dict[str, Any]:
+    """Options for jax.jit on a kind of device; those that its XLA does not know are left out.
+
+    platform: of the devices, as they call it; None: JAX's default.
+    """
+    platform = platform or jax.default_backend()
+    options = _OPTIONS.get(platform, {})
+    return {k: v for k, v in options.items() if _is_accepted({k: v}, platform)}
 
 
-def _is_accepted(options: dict[str, Any]) -> bool:
+def _is_accepted(options: dict[str, Any], platform: str) -> bool:
+    device = jax.local_devices(backend=platform)[0]
     try:
-        jax.jit(lambda: jnp.zeros(()), compiler_options=options).lower().compile()
+        with jax.default_device(device):
+            jax.jit(lambda: jnp.zeros(()), compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
         return False
     return True
@@ -77,6 +88,10 @@ def start(device: str | None = None, *, distributed: bool = False) -> Place:
         raise ValueError(f"--device {device}: give {', '.join(_KINDS)}, or one of them as gpu:0")
     if kind:
         jax.config.update("jax_platforms", kind)
+    if kind == "gpu" and index:  # the others' memory is not to be taken either
+        for option in ("jax_cuda_visible_devices", "jax_rocm_visible_devices"):
+            jax.config.update(option, index)
+        index = ""
     if distributed:
         _find_processes()
     try:

@@ -1,6 +1,7 @@
 """Compiled restorations: a batch of tiles in, restored tiles out, one program a shape of tiles."""
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from resshift_jax.schedule import make_schedule
 
 
 class Tiles(NamedTuple):
-    """A batch of N tiles.
+    """A batch of N tiles, as arrays of numpy or of JAX.
 
     Attributes:
         lr: (N, h, w, 3) float32 in [-1, 1].
@@ -28,10 +29,10 @@ class Tiles(NamedTuple):
         mask: for inpainting, (N, h, w, 1) float32 in [0, 1].
     """
 
-    lr: np.ndarray
-    crc: np.ndarray
-    origin: np.ndarray
-    mask: np.ndarray | None
+    lr: Any
+    crc: Any
+    origin: Any
+    mask: Any = None
 
 
 def restore_tiles(params: dict, seed: Array, tiles: Tiles, **options) -> Array:
@@ -69,8 +70,8 @@ class Programs:
             out_specs=P("tiles"),
             check_vma=False,
         )
-        self._jitted = jax.jit(function, compiler_options=compiler_options())
-        self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
+        self._jitted = jax.jit(function, compiler_options=compiler_options(devices[0].platform))
+        self._compiled: dict[tuple[int, ...], jax.stages.Compiled | Exception] = {}
         self._split = NamedSharding(mesh, P("tiles"))
         self.devices = devices
         self.count, self.seconds, self.found = 0, 0.0, 0
@@ -86,16 +87,24 @@ class Programs:
         shape = tiles.lr.shape
         if shape not in self._compiled:
             self._compiled[shape] = self._compile(arguments)
+        program = self._compiled[shape]
+        if isinstance(program, Exception):
+            raise program
         if self.devices[0].platform == "cpu":
-            _require_memory(self._compiled[shape], len(self.devices))
-        return self._compiled[shape](*arguments)
+            _require_memory(program, len(self.devices))
+        return program(*arguments)
 
-    def _compile(self, arguments: tuple) -> jax.stages.Compiled:
+    def _compile(self, arguments: tuple) -> jax.stages.Compiled | Exception:
+        """The program, or why there is none, which no second try would change."""
         start, hits = time.perf_counter(), len(_cache_hits())
-        count, height, width, _ = arguments[2].lr.shape
-        self.announce(f"compiling for {count} tiles of {width}x{height}")
-        compiled = self._jitted.lower(*arguments).compile()
-        self.announce("")
+        _, height, width, _ = arguments[2].lr.shape
+        self.announce(f"compiling for tiles of {width}x{height}")
+        try:
+            compiled = self._jitted.lower(*arguments).compile()
+        except jax.errors.JaxRuntimeError as e:
+            return e
+        finally:
+            self.announce("")
         self.seconds += time.perf_counter() - start
         self.found += len(_cache_hits()) > hits
         self.count += 1
@@ -116,8 +125,15 @@ def replicate(params: Any, devices: tuple[jax.Device, ...]) -> Any:
 
 
 def keep_programs(folder: Path) -> None:
-    """Keeps what is compiled in `folder`, for the next run; a folder named to JAX goes before."""
-    if jax.config.jax_compilation_cache_dir is None:
+    """Keeps what is compiled in `folder`, for the next run; a folder named to JAX goes before.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    # JAX goes on without a program that it cannot read or keep, but warns of each in two lines.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 

@@ -11,13 +11,15 @@ import numpy as np
 from jax import Array
 
 from resshift_jax.config import ModelConfig
+from resshift_jax.platform import available_memory
 from resshift_jax.programs import Programs, Tiles
 from resshift_jax.tiles import Blend, Canvas, Grid, default_stride, make_grid
 
 # Where "even" blending cuts the noise of each tile: so far apart that no two share any.
 _APART = 1 << 16
 # Batches that may wait half full, each for more images of its size, before one is run as it is.
-_MOST_WAITING = 16
+_MOST_WAITING = 4
+_NOT_FINITE = "the result is not finite: try --dtype float32, or other weights"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ class Settings:
         steps: fewer sampling steps than the model was trained with; None for all.
         chop_size: side of the tiles that larger images are cut into, in pixels for a x4 model; at
             another scale s, tiles are 4/s times as large, since they cost as much.
-        chop_stride: distance of neighbouring tiles, in the same unit; None: `default_stride`.
+        chop_stride: distance of neighbouring tiles, in the same unit; None: an eighth less.
         batch_size: tiles a program takes at once, on each device.
         blend: "smooth", or "even" averages overlaps of tiles that each have noise of their own, as
             the published sampler does, with seams.
     """
 
-    seed: int = 0
+    seed: int = 12345
     steps: int | None = None
     chop_size: int = 512
     chop_stride: int | None = None
@@ -61,9 +63,9 @@ class Settings:
     def grid(self, config: ModelConfig, image: tuple[int, int]) -> Grid:
         """The tiles of an image of (H, W). Sides are rounded to what the model can take: tiles up
         to whole windows, strides down to whole latent pixels."""
-        multiple, align = config.pad_multiple, config.align
-        size = -(-self.chop_size * 4 // (config.scale * multiple)) * multiple
-        stride = (self.chop_stride or default_stride(self.chop_size)) * 4 // config.scale
+        multiple, align, scale = config.pad_multiple, config.align, config.scale
+        size = -(-self.chop_size * 4 // (scale * multiple)) * multiple
+        stride = (self.chop_stride or default_stride(size * scale // 4)) * 4 // scale
         return make_grid(
             image, size=size, stride=max(1, stride // align) * align, multiple=multiple, align=align
         )
@@ -75,7 +77,7 @@ class Request(NamedTuple):
     Attributes:
         tag: comes back with the result.
         image: (H, W, 3) RGB, uint8 or float in [0, 1].
-        mask: for inpainting models, (H, W) uint8 or float in [0, 1], full where to fill.
+        mask: for inpainting models, (H, W) bool, uint8 or float in [0, 1], full where to fill.
     """
 
     tag: Any
@@ -103,7 +105,7 @@ class _Job:
 
 class _Tile(NamedTuple):
     job: _Job
-    index: int
+    place: int
     lr: np.ndarray
     mask: np.ndarray | None
 
@@ -155,22 +157,31 @@ class Sampler:
         yield from results
 
     def _take(self, request: Request) -> None:
+        """Runs the tiles of an image, or lets the last of them wait for those of others."""
+        job = None
         try:
+            _require_memory(request, self.config.scale)
             lr, mask = _arrays(request, self.config)
             grid = self.settings.grid(self.config, lr.shape[:2])
             canvas = Canvas(grid, self.config.scale, self.settings.blend)
+            job = _Job(request, canvas, checksum(request.image))
+            self._run_tiles(job, lr, mask)
         except (ValueError, MemoryError) as e:
-            self._results.append(Result(request.tag, None, e))
-            return
-        job = _Job(request, canvas, checksum(request.image))
-        for index, (tile, hole) in enumerate(_cut(grid, lr, mask)):
+            if job is None:
+                self._results.append(Result(request.tag, None, e))
+            else:
+                self._give_up(job, e)
+
+    def _run_tiles(self, job: _Job, lr: np.ndarray, mask: np.ndarray | None) -> None:
+        grid = job.canvas.grid
+        for place, (tile, hole) in enumerate(_cut(grid, lr, mask)):
             if job.failed:
                 return
             if hole is not None and not hole.any():
-                self._add(job, index, tile)  # nothing to fill: it stays as it is
+                self._add(job, place, tile)  # nothing to fill: it stays as it is
                 continue
             group = self._waiting.setdefault(grid.tile, [])
-            group.append(_Tile(job, index, tile, hole))
+            group.append(_Tile(job, place, tile, hole))
             if len(group) == self._batch:
                 self._run(self._waiting.pop(grid.tile))
         if sum(map(len, self._waiting.values())) > _MOST_WAITING * self._batch:
@@ -182,25 +193,30 @@ class Sampler:
 
     def _run(self, group: list[_Tile]) -> None:
         """Starts the program for tiles of one shape, as many as a batch has or fewer."""
-        filled = group + [group[-1]] * (self._batch - len(group))
-        tiles = Tiles(
-            lr=np.stack([tile.lr for tile in filled]),
-            crc=np.array([tile.job.crc for tile in filled], np.uint32),
-            origin=np.array([self._origin(tile) for tile in filled], np.uint32),
-            mask=None if group[0].mask is None else np.stack([tile.mask for tile in filled]),
-        )
         try:
-            self._running.append((group, self.programs(self.params, self.settings.seed, tiles)))
+            running = self.programs(self.params, self.settings.seed, self._batch_of(group))
+            self._running.append((group, running))
         except (MemoryError, jax.errors.JaxRuntimeError) as e:
             self._fail(group, e)
         # The next batch may start while an accelerator is at this one; a CPU has no memory for two.
         self._collect(leave=0 if self.programs.devices[0].platform == "cpu" else 1)
 
+    def _batch_of(self, group: list[_Tile]) -> Tiles:
+        """The group's tiles, the last of them repeated where a batch has room for more."""
+        filled = group + [group[-1]] * (self._batch - len(group))
+        masks = [tile.mask for tile in filled if tile.mask is not None]
+        return Tiles(
+            lr=np.stack([tile.lr for tile in filled]),
+            crc=np.array([tile.job.crc for tile in filled], np.uint32),
+            origin=np.array([self._origin(tile) for tile in filled], np.uint32),
+            mask=np.stack(masks) if masks else None,
+        )
+
     def _origin(self, tile: _Tile) -> tuple[int, int]:
         """Where a tile cuts its noise from the canvas, in latent pixels."""
-        row, column = (s // self.config.align for s in tile.job.canvas.grid.origins[tile.index])
+        row, column = (s // self.config.align for s in tile.job.canvas.grid.origins[tile.place])
         if self.settings.blend == "even":
-            row += (tile.index + 1) * _APART
+            row += (tile.place + 1) * _APART
         return row % 2**32, column
 
     def _collect(self, leave: int = 0) -> None:
@@ -213,19 +229,22 @@ class Sampler:
                 self._fail(group, e)
                 continue
             for tile, output in zip(group, restored, strict=False):
-                self._add(tile.job, tile.index, output)
+                self._add(tile.job, tile.place, output)
 
-    def _add(self, job: _Job, index: int, tile: np.ndarray) -> None:
+    def _add(self, job: _Job, place: int, tile: np.ndarray) -> None:
         if job.failed:
             return
-        job.canvas.add(index, (tile + 1) / 2)
+        if not np.isfinite(tile).all():
+            self._give_up(job, ArithmeticError(_NOT_FINITE))
+            return
+        try:
+            job.canvas.add(place, (tile + 1) / 2)
+            image = None if job.canvas.missing else _as_type(job.canvas.image(), job.request.image)
+        except MemoryError as e:
+            self._give_up(job, e)
+            return
         self.advance(1 / len(job.canvas.grid.origins))
-        if not job.canvas.missing:
-            image = job.canvas.image()
-            if job.request.image.dtype == np.uint8:
-                image = np.rint(np.multiply(image, 255, out=image), out=image).astype(np.uint8)
-            else:
-                np.clip(image, 0, 1, out=image)  # weights add up to 1 but for rounding
+        if image is not None:
             self._results.append(Result(job.request.tag, image))
 
     def _fail(self, group: list[_Tile], error: Exception) -> None:
@@ -233,9 +252,12 @@ class Sampler:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in reason:
             error = MemoryError(f"out of memory, {self._smaller(group[0].lr.shape)} ({reason})")
         for job in dict.fromkeys(tile.job for tile in group):
-            if not job.failed:
-                job.failed = True
-                self._results.append(Result(job.request.tag, None, error))
+            self._give_up(job, error)
+
+    def _give_up(self, job: _Job, error: Exception) -> None:
+        if not job.failed:
+            job.failed = True
+            self._results.append(Result(job.request.tag, None, error))
 
     def _smaller(self, shape: tuple[int, ...]) -> str:
         """What to try where tiles of this shape were too much."""
@@ -273,16 +295,38 @@ def _arrays(request: Request, config: ModelConfig) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"mask: the task {config.task} {needed}")
     if mask is None:
         return lr, None
-    if mask.shape != lr.shape[:2]:
-        given, needed = ("x".join(map(str, m.shape[1::-1])) for m in (mask, lr))
-        raise ValueError(f"mask: {given} pixels given, {needed} needed as in the image")
+    _require(
+        mask.shape == lr.shape[:2],
+        f"mask: shape {mask.shape} given, {lr.shape[:2]} needed as in the image",
+    )
     return lr, _as_float(mask, "mask")[..., None]
+
+
+def _as_type(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """An image of about [0, 1] as uint8 or as float32 in [0, 1]; its own memory is used."""
+    if like.dtype == np.uint8:
+        return np.rint(np.multiply(image, 255, out=image), out=image).astype(np.uint8)
+    return np.clip(image, 0, 1, out=image)
+
+
+def _require_memory(request: Request, scale: int) -> None:
+    """Where memory is promised freely and the process that takes it is killed, look before."""
+    available = available_memory()
+    pixels = scale**2 * request.image[..., :1].size
+    needed = 18 * pixels  # in float32, in 8 bits, and encoded
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"a result of {pixels / 1e6:.0f} megapixels needs {needed / 2**30:.1f} GiB of memory, "
+            f"{available / 2**30:.1f} GiB free"
+        )
 
 
 def _as_float(x: np.ndarray, name: str) -> np.ndarray:
     """uint8 or float in [0, 1] -> float32 in [0, 1]."""
     if x.dtype == np.uint8:
         return x.astype(np.float32) / 255
+    if x.dtype == np.bool_ and name == "mask":
+        return x.astype(np.float32)
     if not np.issubdtype(x.dtype, np.floating):
         raise ValueError(f"{name}: {x.dtype} given, uint8 or float in [0, 1] needed")
     x = x.astype(np.float32)

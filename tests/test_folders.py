@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resshift_jax.folders import find_mask, list_images, name_outputs
+from resshift_jax.folders import File, find_files, find_mask, list_images, name_outputs, share_of
 from resshift_jax.images import ImageFileError, read_photo
 
 
@@ -245,3 +245,33 @@ def test_masks_of_names_with_accents_are_found_however_these_are_written(tmp_pat
     masks = make(tmp_path / "masks", "e\u0301.png")
     found = find_mask(masks, tmp_path / "\u00e9.jpg", tmp_path)
     assert os.path.samefile(found, masks / "e\u0301.png")
+
+
+def test_processes_share_files_though_they_find_others_meanwhile(tmp_path):
+    files = [File(tmp_path / f"{i}" / "image.png", tmp_path / f"{i}.png") for i in range(200)]
+    shares = [share_of(files, process, 3) for process in range(3)]
+    assert sorted(f.source for share in shares for f in share) == sorted(f.source for f in files)
+    assert min(map(len, shares)) > 40
+    assert share_of(files[50:], 1, 3) == [f for f in shares[1] if f in files[50:]]
+    assert share_of(files, 0, 1) == files
+
+
+def test_no_result_takes_the_place_of_an_image_beside_the_one_to_restore(tmp_path):
+    photos = tmp_path / "photos"
+    make(photos, "a.jpg", "a.png")
+    with pytest.raises(ValueError, match="the images' own folder; name another, or a --suffix"):
+        find_files(photos / "a.jpg", photos)
+    (file,) = find_files(photos / "a.jpg", photos, suffix="_x4")
+    assert file.target == photos / "a_x4.png"
+
+
+def test_no_result_takes_the_place_of_a_mask(tmp_path):
+    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    make(photos, "a.jpg")
+    make(masks, "a.png", "one/b.png")
+    for out, mask in ((masks, masks), (masks, masks / "a.png"), (masks / "new", masks)):
+        with pytest.raises(ValueError, match=r"could replace a mask; name another --out_path"):
+            find_files(photos, out, mask_path=mask)
+    (file,) = find_files(photos, masks / "one", mask_path=masks / "a.png")
+    assert file.target == masks / "one" / "a.png"
+    assert file.mask() == masks / "a.png"

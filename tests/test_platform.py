@@ -13,6 +13,7 @@ from resshift_jax.platform import compiler_options, default_dtype, matmul_precis
     ("backend", "dtype"), [("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")]
 )
 def test_dtype_by_default(monkeypatch, backend, dtype):
+    assert default_dtype(backend) == np.dtype(dtype)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert default_dtype() == np.dtype(dtype)
 
@@ -23,7 +24,9 @@ def test_float32_means_float32():
 
 
 def test_compiler_options_compile():
-    double = jax.jit(lambda x: 2 * x, compiler_options=compiler_options())
+    platform = jax.devices()[0].platform
+    assert compiler_options(platform) == compiler_options()
+    double = jax.jit(lambda x: 2 * x, compiler_options=compiler_options(platform))
     assert double(jnp.ones(())) == 2
 
 

@@ -113,7 +113,7 @@ def test_another_seed_is_another_sample_and_the_same_seed_the_same(model):
 def test_fewer_steps_are_another_chain(model):
     image = photo(5, 9)
     assert np.abs(model(image, steps=2).astype(int) - model(image)).mean() > 1
-    with pytest.raises(ValueError, match="^steps: 0 given"):
+    with pytest.raises(ValueError, match=r"^steps: 0 given"):
         model(image, steps=0)
 
 
@@ -194,7 +194,7 @@ def test_masks_that_do_not_fit_are_refused(model, inpainting):
     with pytest.raises(ValueError, match="inpaint_imagenet needs a mask"):
         inpainting(image)
     for odd in (mask[:7], mask[None].repeat(2, 0), mask[..., None], np.zeros((0, 8), np.uint8)):
-        with pytest.raises(ValueError, match="mask"):
+        with pytest.raises(ValueError, match=r"mask: shape .* given"):
             inpainting(image, odd)
     for odd in (mask.astype(np.int64), np.full((8, 8), 2.0), np.full((8, 8), np.nan)):
         with pytest.raises(ValueError, match="mask: "):

@@ -122,7 +122,7 @@ class Encoder(nn.Module):
                 )(h)
         h = Middle(dtype, name="mid")(h)
         h = nn.silu(_norm(dtype=dtype, name="norm_out")(h))
-        return Conv3x3(cfg.latent_channels, dtype=dtype, name="conv_out")(h)
+        return Conv3x3(cfg.latent_channels, name="conv_out")(h)  # float32, as what comes after it
 
 
 class Decoder(nn.Module):
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
             if level > 0:
                 h = UpsampleConv3x3(widths[level], dtype, name=f"up_{level}_upsample")(h)
         h = nn.silu(_norm(dtype=dtype, name="norm_out")(h))
-        return Conv3x3(3, dtype=dtype, name="conv_out")(h)
+        return Conv3x3(3, name="conv_out")(h)  # float32: bfloat16 has not even 8 bits of grey
 
 
 def nearest_code(z: Array, codebook: Array) -> Array:
@@ -172,8 +172,8 @@ class VQAutoencoder(nn.Module):
         cfg, channels = self.config, self.config.latent_channels
         self.encoder = Encoder(cfg, self.dtype)
         self.decoder = Decoder(cfg, self.dtype)
-        self.quant_conv = Linear(channels, dtype=self.dtype)
-        self.post_quant_conv = Linear(channels, dtype=self.dtype)
+        self.quant_conv = Linear(channels)
+        self.post_quant_conv = Linear(channels)
         bound = 1 / cfg.codebook_size
         self.codebook = self.param(
             "codebook",
@@ -186,7 +186,7 @@ class VQAutoencoder(nn.Module):
 
     def encode(self, image: Array) -> Array:
         """(B, H, W, 3) in [-1, 1] -> continuous latent (B, H/f, W/f, c), float32."""
-        return self.quant_conv(self.encoder(image)).astype(jnp.float32)
+        return self.quant_conv(self.encoder(image))
 
     def quantize(self, z: Array) -> tuple[Array, Array]:
         """Nearest codebook entries of z (B, h, w, c) and their indices (B, h, w).
@@ -203,7 +203,7 @@ class VQAutoencoder(nn.Module):
         """Latent (B, h, w, c) -> image (B, hf, wf, 3), about [-1, 1] and not clipped, float32."""
         if quantize:
             z = self.quantize(z)[0]
-        return self.decoder(self.post_quant_conv(z)).astype(jnp.float32)
+        return self.decoder(self.post_quant_conv(z))
 
 
 class PixelStage(nn.Module):

@@ -78,7 +78,7 @@ class SwinUNet(nn.Module):
                 config.condition_mask.
 
         Returns:
-            (B, H, W, latent_channels), of dtype `dtype`.
+            (B, H, W, latent_channels), float32.
 
         Raises:
             ValueError: shapes that do not fit the configuration.
@@ -137,7 +137,7 @@ class SwinUNet(nn.Module):
                 h = UpsampleConv3x3(widths[level], dtype, name=f"up_{level}_upsample")(h)
 
         h = nn.silu(_norm(dtype=dtype, name="norm_out")(h))
-        return Conv3x3(cfg.latent_channels, dtype=dtype, name="conv_out")(h)
+        return Conv3x3(cfg.latent_channels, name="conv_out")(h)
 
     def _check(self, x_t: Array, lr: Array, mask: Array | None) -> None:
         cfg = self.config

@@ -39,8 +39,8 @@ from resshift_jax.weights.zoo import (
 
 def cache_dir() -> Path:
     """Where weights are looked for besides their own folder: $RESSHIFT_CACHE, or below ~/.cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "resshift-jax"
-    return Path(os.environ.get("RESSHIFT_CACHE", default)).expanduser()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "resshift-jax"
+    return Path(os.environ.get("RESSHIFT_CACHE") or default).expanduser()
 
 
 def load_weights(
@@ -52,6 +52,7 @@ def load_weights(
     overrides: Mapping[str, Any] | None = None,
     expected: ModelConfig | None = None,
     need_first_stage: bool = True,
+    cache: Path | None = None,
 ) -> tuple[ModelConfig, Params]:
     """The configuration and flat parameters of a weight file.
 
@@ -65,6 +66,7 @@ def load_weights(
             taken from its name, and no other widths are recognised.
         need_first_stage: look for the first stage beside the file and in the cache where it is
             neither embedded nor given; if False, leave it out.
+        cache: the cache's folder; None: `cache_dir()`.
 
     Raises:
         FileNotFoundError: a file is absent; the message says what to put where.
@@ -79,7 +81,7 @@ def load_weights(
     else:
         config, params = _from_torch(path, task, version, overrides or {}, expected)
     if first_stage is None and need_first_stage and _lacks_first_stage(config, params):
-        first_stage = _find_first_stage(config.first_stage, path)
+        first_stage = _find_first_stage(config.first_stage, path, cache or cache_dir())
     if first_stage is not None:
         stage, params["first_stage"] = read_first_stage(first_stage, config.first_stage)
         config = replace(config, first_stage=stage)
@@ -187,13 +189,13 @@ def _lacks_first_stage(config: ModelConfig, params: Params) -> bool:
     return isinstance(config.first_stage, VQConfig) and not params["first_stage"]
 
 
-def _find_first_stage(config: FirstStageConfig, path: Path) -> Path:
+def _find_first_stage(config: FirstStageConfig, path: Path, cache: Path) -> Path:
     assert isinstance(config, VQConfig)
     name = f"{config.name}.pth"
-    for folder in (path.parent, cache_dir()):
+    for folder in (path.parent, cache):
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"{path}: needs the first stage {name}, found neither beside it nor in {cache_dir()}; "
+        f"{path}: needs the first stage {name}, found neither beside it nor in {cache}; "
         f"put it there, or name it with --first-stage"
     )

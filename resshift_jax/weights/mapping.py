@@ -251,7 +251,7 @@ def first_stage_shapes(config: FirstStageConfig) -> Shapes:
 
 
 def _shapes(module, *args) -> Shapes:
-    tree = jax.eval_shape(module.init, jax.random.key(0), *args)["params"]
+    tree = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *args)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in flatten(tree).items()})
 
 

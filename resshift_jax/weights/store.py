@@ -96,9 +96,8 @@ def load(path: Path) -> tuple[ModelConfig, Params]:
     """
     config = load_config(path)
     try:
-        # The flax view of the file, for numpy's does not know bfloat16.
-        with safetensors.safe_open(path, framework="flax", device="cpu") as file:
-            tensors = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError) as e:
         raise WeightFileError(f"{path}: damaged file, {e}") from e
 

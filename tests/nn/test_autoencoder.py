@@ -134,6 +134,15 @@ def test_bfloat16_stays_close(networks):
     assert error < 0.03
 
 
+def test_an_image_decoded_in_bfloat16_has_more_levels_than_bfloat16(networks):
+    """Near white bfloat16 has steps of 1/256 of the range: not even 8 bits of grey."""
+    module = VQAutoencoder(MINI_VQ, jnp.bfloat16)
+    z = golden("mini_autoencoder")["z"]
+    image = jit(partial(module.apply, method="decode"))(networks["autoencoder"][1], z)
+    assert image.dtype == jnp.float32
+    assert len(np.unique(image)) > 0.9 * image.size
+
+
 @pytest.mark.parametrize(
     ("config", "shape"), [(PixelConfig(), (2, 8, 12, 3)), (SpaceToDepthConfig(), (2, 2, 3, 48))]
 )
