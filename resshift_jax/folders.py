@@ -1,8 +1,8 @@
 """Paths of files and folders in; which images they mean and where each result goes, out."""
 
+import hashlib
 import os
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -85,7 +85,12 @@ def share_of(files: list[File], process: int, processes: int) -> list[File]:
     Each is dealt by its own path, since processes that list a folder while it changes may find
     other files there; what all of them find is then still restored, and once.
     """
-    return [f for f in files if zlib.crc32(os.fsencode(f.source)) % processes == process]
+
+    def number(file: File) -> int:
+        digest = hashlib.blake2b(os.fsencode(file.source), digest_size=8).digest()
+        return int.from_bytes(digest)
+
+    return [file for file in files if number(file) % processes == process]
 
 
 def list_images(path: Path, *, recursive: bool = False, exclude: Path | None = None) -> list[Path]:

@@ -97,7 +97,10 @@ def start(device: str | None = None, *, distributed: bool = False) -> Place:
     try:
         devices = tuple(jax.local_devices(backend=kind or None))
     except RuntimeError as e:
-        raise ValueError(f"--device {device}: not there, {str(e).splitlines()[0]}") from e
+        raise ValueError(
+            f"--device {device or 'default'}: JAX finds none here; is it installed for it, as with "
+            f"pip install '.[cuda]' or '.[tpu]'?"
+        ) from e
     if index and int(index) >= len(devices):
         raise ValueError(f"--device {device}: not there, the last is {kind}:{len(devices) - 1}")
     if index:

@@ -100,7 +100,6 @@ def test_two_processes_share_a_folder(photos, weights, tmp_path, on_one_device):
     assert len(named) == len(SIZES)  # each once
     for index, text in enumerate(printed):
         share = text.count(" -> ") // 2  # the name and the size
-        assert 0 < share < len(SIZES)
         assert f"process {index + 1} of 2: {share} of {share} image" in text
     assert_same_pictures(tmp_path, on_one_device)
 
