@@ -23,6 +23,8 @@ from resshift_jax.weights.mapping import torch_shapes
 ROOT = Path(sample.__file__).parent
 TILES = ["--chop_size", "6", "--chop_stride", "5"]  # of 12 pixels every 10 for TINY
 
+# What is started in the background may have been told to ignore them, and its children with it.
+HEARS_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 # Goes before the command in its process, for tests that change something there.
 AS_MAIN = f"\nimport runpy; runpy.run_path({str(ROOT / 'sample.py')!r}, run_name='__main__')"
 
@@ -61,7 +63,7 @@ def save(path, image, **options):
 
 def start(photos, out, cache, *options, before="", **more):
     """The command, whose stderr goes to a file `err` beside its results."""
-    command = [sys.executable, *(["-c", before + AS_MAIN] if before else [ROOT / "sample.py"])]
+    command = [sys.executable, "-c", HEARS_INTERRUPTS + before + AS_MAIN]
     command += ["-i", photos, "-o", out, "--cache", cache, *TILES, *options]
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
     with open(out.with_name("err"), "w") as err:
