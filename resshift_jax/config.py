@@ -18,16 +18,18 @@ class ConfigError(ValueError):
     """A configuration value that cannot be used; the message names the key and what it may be."""
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with the message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
 
-def _require_positive(group: str, config: Any, *names: str) -> None:
+def require_positive(group: str, config: Any, *names: str) -> None:
+    """Raises ConfigError unless these values of a configuration, or all their items, are > 0."""
     for name in names:
         value = getattr(config, name)
         least = min(value, default=0) if isinstance(value, tuple) else value
-        _require(
+        require(
             math.isfinite(least) and least > 0, f"{group}.{name}: {value} given, must be positive"
         )
 
@@ -55,10 +57,10 @@ class ChainConfig:
     one_step: bool = False
 
     def __post_init__(self):
-        _require(self.steps >= 2, f"chain.steps: {self.steps} given, at least 2 needed")
-        _require_positive("chain", self, "kappa", "power")
+        require(self.steps >= 2, f"chain.steps: {self.steps} given, at least 2 needed")
+        require_positive("chain", self, "kappa", "power")
         first = min(self.min_noise_level / self.kappa, self.min_noise_level)
-        _require(
+        require(
             0 < first < self.max_noise_level < 1,
             f"chain: 0 < min_noise_level < max_noise_level < 1 needed, found "
             f"{self.min_noise_level} and {self.max_noise_level}",
@@ -100,32 +102,32 @@ class UNetConfig:
     window_mask: WindowMask = "released"
 
     def __post_init__(self):
-        _require_positive(
+        require_positive(
             "unet", self, "image_size", "latent_channels", "condition_size", "base_channels",
             "channel_mult", "num_res_blocks", "swin_channels", "swin_depth", "head_channels",
             "window_size", "mlp_ratio",
         )  # fmt: skip
         ratio = self.condition_size / self.image_size
-        _require(
+        require(
             ratio >= 1 and math.log2(ratio).is_integer(),
             f"unet.condition_size: {self.condition_size} given, must be image_size "
             f"({self.image_size}) times a power of two",
         )
-        _require(
+        require(
             self.swin_channels % self.head_channels == 0,
             f"unet.swin_channels: {self.swin_channels} given, must be a multiple of "
             f"head_channels ({self.head_channels})",
         )
         for level in range(self.num_levels):
             window = self.window_size * 2**level if self.shifts(level) else 2**level
-            _require(
+            require(
                 self.image_size % window == 0,
                 f"unet.image_size: {self.image_size} given, level {level} needs a multiple of "
                 f"{window}",
             )
         for name in ("base_channels", "swin_channels"):
             width = getattr(self, name)
-            _require(width % 32 == 0, f"unet.{name}: {width} given, must be a multiple of 32")
+            require(width % 32 == 0, f"unet.{name}: {width} given, must be a multiple of 32")
 
     @property
     def num_levels(self) -> int:
@@ -178,15 +180,15 @@ class VQConfig:
     name: str = "autoencoder_vq_f4"
 
     def __post_init__(self):
-        _require_positive(
+        require_positive(
             "first_stage", self, "base_channels", "channel_mult", "num_res_blocks",
             "latent_channels", "codebook_size",
         )  # fmt: skip
-        _require(
+        require(
             self.base_channels % 32 == 0,
             f"first_stage.base_channels: {self.base_channels} given, must be a multiple of 32",
         )
-        _require(
+        require(
             len(self.num_res_blocks) == len(self.channel_mult),
             f"first_stage.num_res_blocks: {self.num_res_blocks} given, one number for each of the "
             f"{len(self.channel_mult)} levels needed",
@@ -219,7 +221,7 @@ class SpaceToDepthConfig:
     in_pixels = True
 
     def __post_init__(self):
-        _require_positive("first_stage", self, "block")
+        require_positive("first_stage", self, "block")
 
     @property
     def factor(self) -> int:
@@ -249,13 +251,13 @@ class ModelConfig:
     first_stage: FirstStageConfig = VQConfig()
 
     def __post_init__(self):
-        _require(self.scale >= 1, f"scale: {self.scale} given, must be at least 1")
-        _require(
+        require(self.scale >= 1, f"scale: {self.scale} given, must be at least 1")
+        require(
             self.unet.latent_channels == self.first_stage.latent_channels,
             f"unet.latent_channels: {self.unet.latent_channels} given, but the first stage has "
             f"{self.first_stage.latent_channels}",
         )
-        _require(
+        require(
             self.unet.condition_size * self.scale == self.unet.image_size * self.first_stage.factor,
             f"scale: {self.scale} given, but a condition of {self.unet.condition_size} pixels and "
             f"a latent of {self.unet.image_size} with {self.first_stage.factor} pixels each "
@@ -331,10 +333,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in options:
             raise ConfigError(f"{where}: {value!r} given, one of {', '.join(options)} needed")
         return value
-    if isinstance(hint, types.GenericAlias):  # tuple[int, ...]
-        if not isinstance(value, list | tuple) or not all(type(v) is int for v in value):
-            raise ConfigError(f"{where}: {value!r} given, a list of whole numbers needed")
-        return tuple(value)
+    if isinstance(hint, types.GenericAlias):  # tuple[int, ...] or tuple[float, float]
+        item, *rest = typing.get_args(hint)
+        count = None if rest == [...] else 1 + len(rest)
+        admitted = (int, float) if item is float else (item,)
+        if (
+            not isinstance(value, list | tuple)
+            or not all(type(v) in admitted for v in value)
+            or len(value) != (len(value) if count is None else count)
+        ):
+            numbers = "whole numbers" if item is int else "numbers"
+            needed = f"{'a list of' if count is None else count} {numbers}"
+            raise ConfigError(f"{where}: {value!r} given, {needed} needed")
+        return tuple(item(v) for v in value)
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:

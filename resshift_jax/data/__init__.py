@@ -1,0 +1,1 @@
+"""Training data: photographs in, pairs of a low-quality and a high-quality image out."""

@@ -1,0 +1,315 @@
+"""What a degradation may say: frozen dataclasses of probabilities and ranges, with their checks.
+
+The defaults are the published training setting; `TEST_SET` is that of ImageNet-Test.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from resshift_jax.config import require, require_positive
+
+Range = tuple[float, float]
+"""Least and greatest value of what is drawn evenly."""
+
+
+def _require_ranges(group: str, config: Any, *names: str) -> None:
+    require_positive(group, config, *names)
+    for name in names:
+        low, high = getattr(config, name)
+        require(
+            low <= high < math.inf,
+            f"{group}.{name}: {low} to {high} given, two numbers needed, the smaller one first",
+        )
+
+
+def _require_probabilities(group: str, config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value <= 1, f"{group}.{name}: {value} given, a probability needed")
+
+
+def _require_sum(group: str, config: Any, names: tuple[str, ...], total: float) -> None:
+    _require_probabilities(group, config, *names)
+    found = sum(getattr(config, name) for name in names)
+    require(
+        found <= 1 + 1e-6 and (total < 1 or found >= 1 - 1e-6),
+        f"{group}: {', '.join(names)} sum to {found:g}, {'at most ' * (total < 1)}1 needed",
+    )
+
+
+def _require_sizes(group: str, config: Any) -> None:
+    low, high = config.sizes
+    require(
+        1 <= low <= high and low % 2 == high % 2 == 1,
+        f"{group}.sizes: {low} to {high} given, two odd numbers needed, the smaller one first",
+    )
+
+
+@dataclass(frozen=True)
+class SincConfig:
+    """A sinc filter, which rings: the ideal low-pass filter of a circle of frequencies.
+
+    Attributes:
+        prob: that an image is filtered.
+        sizes: least and greatest side of the kernel, odd; all odd ones between are as likely.
+        cutoff: greatest frequency that passes, in radians a pixel.
+    """
+
+    prob: float = 0.8
+    sizes: tuple[int, int] = (3, 13)
+    cutoff: Range = (math.pi / 3, math.pi)
+
+    def __post_init__(self):
+        _require_probabilities("sinc", self, "prob")
+        _require_sizes("sinc", self)
+        _require_ranges("sinc", self, "cutoff")
+
+
+@dataclass(frozen=True)
+class BlurConfig:
+    """A blur with a kernel of random kind, size and form.
+
+    Attributes:
+        prob: that an image is blurred.
+        sizes: least and greatest side of the kernel, odd; all odd ones between are as likely.
+        sinc: probability of a sinc kernel; the six kinds share the rest.
+        sinc_cutoff, sinc_cutoff_wide: its cut-off in radians a pixel, for sides below and from 13.
+        isotropic .. plateau_anisotropic: probabilities of the kinds, 1 in sum.
+        sigma: in pixels, drawn for each axis apart; isotropic kernels have one.
+        generalized_shape, plateau_shape: the exponent b, half of the draws below and half above 1.
+    """
+
+    prob: float = 1.0
+    sizes: tuple[int, int] = (3, 19)
+    sinc: float = 0.1
+    sinc_cutoff: Range = (math.pi / 3, math.pi)
+    sinc_cutoff_wide: Range = (math.pi / 5, math.pi)
+    isotropic: float = 0.45
+    anisotropic: float = 0.25
+    generalized_isotropic: float = 0.12
+    generalized_anisotropic: float = 0.03
+    plateau_isotropic: float = 0.12
+    plateau_anisotropic: float = 0.03
+    sigma: Range = (0.2, 3.0)
+    generalized_shape: Range = (0.5, 4.0)
+    plateau_shape: Range = (1.0, 2.0)
+
+    def __post_init__(self):
+        _require_probabilities("blur", self, "prob", "sinc")
+        _require_sizes("blur", self)
+        _require_ranges("blur", self, "sinc_cutoff", "sinc_cutoff_wide", "sigma")
+        for name in ("generalized_shape", "plateau_shape"):
+            _require_ranges("blur", self, name)
+            low, high = getattr(self, name)
+            require(low <= 1 <= high, f"blur.{name}: {low} to {high} given, must contain 1")
+        kinds = (
+            "isotropic", "anisotropic", "generalized_isotropic", "generalized_anisotropic",
+            "plateau_isotropic", "plateau_anisotropic",
+        )  # fmt: skip
+        _require_sum("blur", self, kinds, 1)
+
+    @property
+    def kinds(self) -> tuple[float, ...]:
+        """The probabilities of the six kinds, in the order of the attributes."""
+        return (
+            self.isotropic, self.anisotropic, self.generalized_isotropic,
+            self.generalized_anisotropic, self.plateau_isotropic, self.plateau_anisotropic,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ResizeConfig:
+    """A resizing by a random factor, with one of three interpolations.
+
+    Attributes:
+        up_prob, down_prob: that the image grows, that it shrinks; the rest keeps its size.
+        up, down: the factor.
+    """
+
+    up_prob: float = 0.2
+    down_prob: float = 0.7
+    up: Range = (1.0, 1.5)
+    down: Range = (0.15, 1.0)
+
+    def __post_init__(self):
+        _require_sum("resize", self, ("up_prob", "down_prob"), 0)
+        _require_ranges("resize", self, "up", "down")
+        require(self.up[0] >= 1, f"resize.up: {self.up} given, factors of at least 1 needed")
+        require(self.down[1] <= 1, f"resize.down: {self.down} given, factors of at most 1 needed")
+
+    @property
+    def greatest(self) -> float:
+        """The greatest factor that can be drawn."""
+        return self.up[1] if self.up_prob > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """Gaussian or Poisson noise.
+
+    Attributes:
+        gaussian_prob: of Gaussian noise, Poisson noise otherwise.
+        gaussian_sigma: standard deviation, in grey levels of 255.
+        poisson_scale: factor of the deviation from the image.
+        grey_prob: that the three channels share their noise.
+    """
+
+    gaussian_prob: float = 0.5
+    gaussian_sigma: Range = (1.0, 30.0)
+    poisson_scale: Range = (0.05, 3.0)
+    grey_prob: float = 0.4
+
+    def __post_init__(self):
+        _require_probabilities("noise", self, "gaussian_prob", "grey_prob")
+        _require_ranges("noise", self, "gaussian_sigma", "poisson_scale")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """Blur, resizing and noise, in this order."""
+
+    blur: BlurConfig = BlurConfig()
+    resize: ResizeConfig = ResizeConfig()
+    noise: NoiseConfig = NoiseConfig()
+
+
+def _require_qualities(group: str, config: Any, *names: str) -> None:
+    _require_ranges(group, config, *names)
+    for name in names:
+        low, high = getattr(config, name)
+        require(low >= 1 and high <= 100, f"{group}.{name}: {low} to {high} given, 1 to 100 needed")
+
+
+@dataclass(frozen=True)
+class DegradationConfig:
+    """The second-order degradation of Real-ESRGAN (arXiv 2107.10833).
+
+    Attributes:
+        scale: side of the image over the side of its low-quality version.
+        first, first_jpeg: the first stage, and the quality of the JPEG after it.
+        second_prob: that there is a second stage.
+        second: it; its resizing is by a factor of the low-quality size.
+        sinc: the last filter, once the image has its low-quality size.
+        jpeg: quality of the last JPEG, before or after that with even probability.
+    """
+
+    scale: int = 4
+    first: StageConfig = StageConfig()
+    first_jpeg: Range = (30.0, 95.0)
+    second_prob: float = 0.5
+    second: StageConfig = StageConfig(
+        blur=BlurConfig(prob=0.8, sizes=(3, 13), sigma=(0.2, 1.5)),
+        resize=ResizeConfig(up_prob=0.3, down_prob=0.4, up=(1.0, 1.2), down=(0.3, 1.0)),
+        noise=NoiseConfig(gaussian_sigma=(1.0, 25.0), poisson_scale=(0.05, 2.5)),
+    )
+    sinc: SincConfig = SincConfig()
+    jpeg: Range = (30.0, 95.0)
+
+    def __post_init__(self):
+        require(self.scale >= 1, f"degradation.scale: {self.scale} given, must be at least 1")
+        _require_probabilities("degradation", self, "second_prob")
+        _require_qualities("degradation", self, "first_jpeg", "jpeg")
+
+
+TEST_SET = DegradationConfig(
+    first=StageConfig(
+        blur=BlurConfig(
+            sizes=(3, 11), sigma=(0.2, 0.8), isotropic=0.6, anisotropic=0.4,
+            generalized_isotropic=0, generalized_anisotropic=0, plateau_isotropic=0,
+            plateau_anisotropic=0,
+        ),
+        resize=ResizeConfig(down=(0.5, 1.0)),
+        noise=NoiseConfig(gaussian_sigma=(1.0, 15.0), poisson_scale=(0.05, 0.3)),
+    ),
+    first_jpeg=(70.0, 95.0),
+    second_prob=0,
+    sinc=SincConfig(prob=0.2, sizes=(3, 5)),
+    jpeg=(80.0, 100.0),
+)  # fmt: skip
+"""The degradation of ImageNet-Test: one mild stage."""
+
+
+@dataclass(frozen=True)
+class FaceDegradationConfig:
+    """The degradation of faces, which keeps their size (GFPGAN, arXiv 2101.04061).
+
+    Attributes:
+        kernel_size: side of the blur kernel, isotropic or anisotropic.
+        sigma: of the blur, in pixels.
+        reduction: by which the image is reduced, before it is enlarged back.
+        noise_sigma: standard deviation of Gaussian noise, in grey levels of 255.
+        jpeg: quality, of which the whole number is taken.
+        grey_prob: that the pair is made grey.
+    """
+
+    kernel_size: int = 41
+    sigma: Range = (0.1, 15.0)
+    reduction: Range = (0.8, 32.0)
+    noise_sigma: Range = (0.0, 20.0)
+    jpeg: Range = (30.0, 100.0)
+    grey_prob: float = 0.01
+
+    def __post_init__(self):
+        size = self.kernel_size
+        require(size % 2 == 1, f"face_degradation.kernel_size: {size} given, must be odd")
+        _require_ranges("face_degradation", self, "sigma", "reduction")
+        low, high = self.noise_sigma
+        require(0 <= low <= high, f"face_degradation.noise_sigma: {low} to {high} given, 0 or more")
+        _require_qualities("face_degradation", self, "jpeg")
+        _require_probabilities("face_degradation", self, "grey_prob")
+
+
+@dataclass(frozen=True)
+class BicubicConfig:
+    """A bicubic reduction, as MATLAB's imresize does it or as OpenCV's INTER_CUBIC.
+
+    Attributes:
+        scale: side of the image over the side of its low-quality version.
+    """
+
+    scale: int = 4
+    method: Literal["matlab", "opencv"] = "matlab"
+
+    def __post_init__(self):
+        require(self.scale >= 1, f"bicubic.scale: {self.scale} given, must be at least 1")
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """Masks for inpainting, of one of three kinds (LaMa, arXiv 2109.07161).
+
+    Attributes:
+        strokes, boxes, outpainting: probabilities of the kinds, 1 in sum.
+        stroke_count, stroke_segments: how many strokes, and how many segments each.
+        segment_length, segment_width: in pixels, whole.
+        box_count: how many boxes.
+        box_side: in pixels, whole.
+        box_margin: that boxes keep from the edges, in pixels.
+        outpainting_share: of a side of the image, at each edge that is chosen with even
+            probability, or at one of the four where none is.
+    """
+
+    strokes: float = 1 / 3
+    boxes: float = 1 / 3
+    outpainting: float = 1 / 3
+    stroke_count: tuple[int, int] = (1, 6)
+    stroke_segments: tuple[int, int] = (1, 5)
+    segment_length: tuple[int, int] = (10, 209)
+    segment_width: tuple[int, int] = (5, 104)
+    box_count: tuple[int, int] = (1, 4)
+    box_side: tuple[int, int] = (30, 150)
+    box_margin: int = 10
+    outpainting_share: Range = (0.04, 0.25)
+
+    def __post_init__(self):
+        _require_sum("mask", self, ("strokes", "boxes", "outpainting"), 1)
+        _require_ranges(
+            "mask", self, "stroke_count", "stroke_segments", "segment_length", "segment_width",
+            "box_count", "box_side", "outpainting_share",
+        )  # fmt: skip
+        require(self.box_margin >= 0, f"mask.box_margin: {self.box_margin} given, 0 or more needed")
+        require(
+            self.outpainting_share[1] < 0.5,
+            f"mask.outpainting_share: {self.outpainting_share} given, below a half needed",
+        )

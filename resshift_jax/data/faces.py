@@ -1,0 +1,104 @@
+"""Degradation of faces: keys and high-quality faces in, pairs of one size out, compiled once.
+
+Blurred, reduced, with noise, compressed and enlarged back, as GFPGAN has it (arXiv 2101.04061).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from resshift_jax.data.blur import Kernel, blur, draw_gaussian
+from resshift_jax.data.canvas import Canvas, from_image, to_image
+from resshift_jax.data.config import FaceDegradationConfig
+from resshift_jax.data.degrade import each, in_unit_range, on_canvas
+from resshift_jax.data.draws import happens, numbers, uniform
+from resshift_jax.data.jpeg import compress
+from resshift_jax.data.noise import Noise, add_noise
+from resshift_jax.data.resize import BILINEAR, resize_to
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+# Few faces stay larger than half their size.
+CPU_CANVASES = (1 / 4, 1 / 2)
+
+
+class FaceDraws(NamedTuple):
+    """All that is drawn for a face.
+
+    Attributes:
+        reduction: by which it is reduced.
+        jpeg: a whole quality.
+        grey: whether both images of the pair are grey, bool.
+    """
+
+    blur: Kernel
+    reduction: Array
+    noise: Noise
+    jpeg: Array
+    grey: Array
+
+
+def draw_face(key: Array, config: FaceDegradationConfig) -> FaceDraws:
+    """What is drawn for the face of a key."""
+    scalars, noise_key = jax.random.split(key)
+    u = numbers(scalars, 8)
+    return FaceDraws(
+        blur=draw_gaussian(u, config.kernel_size, config.sigma),
+        reduction=uniform(u, config.reduction),
+        noise=Noise(
+            key=noise_key,
+            gaussian=jnp.bool_(True),
+            grey=jnp.bool_(False),
+            sigma=uniform(u, config.noise_sigma),
+            scale=jnp.float32(0),
+        ),
+        jpeg=jnp.floor(uniform(u, config.jpeg)),
+        grey=happens(u, config.grey_prob),
+    )
+
+
+def degrade_faces(keys: Array, images: Array, config: FaceDegradationConfig) -> tuple[Array, Array]:
+    """The low-quality and the high-quality images of a batch, to be compiled with jax.jit.
+
+    Args:
+        keys: (B,) keys; a pair depends on its key and its image alone, not on the batch.
+        images: (B, H, W, 3), uint8, or float32 in [0, 1]; 512x512 as published.
+
+    Returns:
+        Two arrays (B, H, W, 3) float32 in [0, 1], the first in multiples of 1/255. The second one
+        is the images, but for those made grey.
+    """
+    draws = jax.vmap(partial(draw_face, config=config))(keys)
+    return each(partial(apply, config=config), draws, in_unit_range(images), CPU_CANVASES)
+
+
+def apply(
+    draws: FaceDraws,
+    image: Array,
+    *,
+    config: FaceDegradationConfig,
+    canvases: Sequence[float] = (),
+) -> tuple[Array, Array]:
+    """The pair of an image (H, W, 3) float32 in [0, 1], given what was drawn."""
+    height, width, _ = image.shape
+    rows, columns = (
+        jnp.maximum(jnp.floor(side / draws.reduction), 1).astype(jnp.int32)
+        for side in (height, width)
+    )
+    mode = jnp.int32(BILINEAR)
+
+    def through_reduced(shape: tuple[int, int], blurred: Canvas) -> Canvas:
+        reduced = resize_to(blurred, (rows, columns), mode, shape)
+        compressed = compress(add_noise(reduced, draws.noise), draws.jpeg)
+        return resize_to(compressed, (height, width), mode, (height, width))
+
+    canvas = blur(from_image(image), draws.blur, config.kernel_size)
+    shares = (*(c for c in canvases if c < 1 / config.reduction[0]), 1 / config.reduction[0])
+    canvas = on_canvas(through_reduced, (height, width), shares, 1 / draws.reduction, canvas)
+    low, high = (jnp.where(draws.grey, (x @ LUMA)[..., None], x) for x in (to_image(canvas), image))
+    return jnp.clip(jnp.round(255 * low), 0, 255) / 255, high

@@ -1,0 +1,93 @@
+"""Resizing to a size that is drawn at run time, as two products with matrices of one shape.
+
+Along an axis a resizing is a linear map; its matrix is built for the whole canvas and holds zeros
+wherever the image before or after it has no pixel.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from resshift_jax.data.canvas import Canvas
+from resshift_jax.data.config import ResizeConfig
+from resshift_jax.data.draws import Numbers, integer, uniform, which
+from resshift_jax.resize import CUBIC_A, cubic
+
+AREA, BILINEAR, BICUBIC = range(3)
+MODES = (AREA, BILINEAR, BICUBIC)
+
+
+class Resize(NamedTuple):
+    """A factor of the sides, float32, and one of MODES, int32."""
+
+    factor: Array
+    mode: Array
+
+
+def draw_resize(u: Numbers, config: ResizeConfig) -> Resize:
+    """A resizing by a random factor, from four numbers."""
+    change = which(u, (config.up_prob, config.down_prob, 1 - config.up_prob - config.down_prob))
+    factors = jnp.stack([uniform(u, config.up), uniform(u, config.down), jnp.float32(1)])
+    return Resize(factor=factors[change], mode=draw_mode(u))
+
+
+def draw_mode(u: Numbers) -> Array:
+    """One of MODES, as likely as the others."""
+    return integer(u, (MODES[0], MODES[-1]))
+
+
+def resize_by(canvas: Canvas, factor: Array, mode: Array, shape: tuple[int, int]) -> Canvas:
+    """The image resized to floor(side * factor) on a canvas of `shape` (H, W).
+
+    Bilinear and bicubic look at (i + 1/2) / factor - 1/2, whatever the rounding of the size.
+    """
+    size = [jnp.maximum(jnp.floor(side * factor).astype(jnp.int32), 1) for side in canvas[1:]]
+    return _resize(canvas, size, (1 / factor, 1 / factor), mode, shape)
+
+
+def resize_to(
+    canvas: Canvas, size: tuple[Array | int, Array | int], mode: Array, shape: tuple[int, int]
+) -> Canvas:
+    """The image resized to `size` (height, width) on a canvas of `shape` (H, W)."""
+    steps = (canvas.height / size[0], canvas.width / size[1])
+    return _resize(canvas, [jnp.int32(side) for side in size], steps, mode, shape)
+
+
+def _resize(canvas: Canvas, size, steps, mode: Array, shape: tuple[int, int]) -> Canvas:
+    rows, columns = (
+        _matrix(canvas.planes.shape[axis + 1], shape[axis], canvas[axis + 1], size[axis],
+                steps[axis], mode)
+        for axis in range(2)
+    )  # fmt: skip
+    product = partial(jnp.einsum, precision="highest")
+    planes = product("ih,chw->ciw", rows, canvas.planes)
+    return Canvas(product("ciw,jw->cij", planes, columns), *size)
+
+
+def _matrix(length: int, new_length: int, n: Array, m: Array, step: Array, mode: Array) -> Array:
+    """(new_length, length): n valid pixels to m, `step` old pixels from one new pixel to the next.
+
+    No antialiasing. Area is the mean of [floor(i n / m), ceil((i + 1) n / m)).
+    """
+    i, j = jnp.arange(new_length)[:, None], jnp.arange(length)
+    place = (i + 0.5) * step - 0.5
+
+    def area() -> Array:
+        start, end = i * n // m, -(-(i + 1) * n // m)
+        return jnp.where((start <= j) & (j < end), 1 / (end - start).astype(jnp.float32), 0)
+
+    def bilinear() -> Array:
+        return jnp.maximum(1 - jnp.abs(jnp.clip(place, 0, n - 1) - j), 0)
+
+    def bicubic() -> Array:
+        taps = jnp.floor(place).astype(jnp.int32) + np.arange(-1, 3)
+        weights = cubic(place - taps, CUBIC_A)
+        taps = jnp.clip(taps, 0, n - 1)  # edges are repeated
+        return jnp.sum(jnp.where(taps[..., None] == j, weights[..., None], 0), axis=1)
+
+    matrix = jax.lax.switch(mode, (area, bilinear, bicubic))
+    return jnp.where((i < m) & (j < n), matrix, 0)
