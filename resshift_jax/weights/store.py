@@ -68,6 +68,35 @@ def write_tensors(
             raise OSError(f"{path}: cannot be written, {e}") from e
 
 
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file, in the dtype that they are stored in.
+
+    Raises:
+        WeightFileError: damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as e:
+        raise WeightFileError(f"{path}: damaged file, {e}") from e
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The header of a safetensors file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightFileError: damaged, or not a safetensors file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as e:
+        raise WeightFileError(f"{path}: damaged, or not a safetensors file ({e})") from e
+
+
 def load_notes(path: Path) -> dict[str, str]:
     """What the header of a file holds besides its format and its configuration.
 
@@ -75,7 +104,7 @@ def load_notes(path: Path) -> dict[str, str]:
         FileNotFoundError: no such file.
         WeightFileError: damaged, or not a safetensors file.
     """
-    header = _metadata(path)
+    header = read_header(path)
     return {key: header[key] for key in header if key not in ("format", "version", "config")}
 
 
@@ -85,7 +114,7 @@ def load_config(path: Path) -> ModelConfig:
     Raises:
         WeightFileError: not one of our files.
     """
-    return _config(path, _metadata(path))
+    return _config(path, read_header(path))
 
 
 def load(path: Path) -> tuple[ModelConfig, Params]:
@@ -95,12 +124,7 @@ def load(path: Path) -> tuple[ModelConfig, Params]:
         WeightFileError: not one of our files, or tensors that do not fit its configuration.
     """
     config = load_config(path)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as e:
-        raise WeightFileError(f"{path}: damaged file, {e}") from e
-
+    tensors = read_tensors(path)
     params: Params = {"unet": {}, "first_stage": {}}
     problems = []
     for name, value in tensors.items():
@@ -124,16 +148,6 @@ def load(path: Path) -> tuple[ModelConfig, Params]:
         count = f"{len(problems)} tensors do not fit its configuration:"
         raise WeightFileError("\n  ".join([f"{path}: {count}", *problems]))
     return config, params
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as e:
-        raise WeightFileError(f"{path}: damaged, or not a safetensors file ({e})") from e
 
 
 def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:

@@ -6,11 +6,11 @@ import itertools
 import pickle
 import zipfile
 from collections import OrderedDict
-from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 import pytest
+from pickle_writer import Build, Call, Name, Pickler, Storage
 
 from resshift_jax.weights import torch_file
 from resshift_jax.weights.torch_file import WeightFileError
@@ -19,62 +19,6 @@ DTYPES = [
     np.float32, np.float64, np.float16, ml_dtypes.bfloat16,
     np.int64, np.int32, np.int16, np.int8, np.uint8, np.bool_,
 ]  # fmt: skip
-
-
-# A writer of pickles that PyTorch, or an attacker, might write.
-
-
-@dataclass(frozen=True)
-class Name:
-    """A global, written by its name without being looked up."""
-
-    module: str
-    attribute: str
-
-
-@dataclass(frozen=True)
-class Call:
-    """function(*args) when the file is read."""
-
-    function: Name
-    args: tuple
-
-
-@dataclass(frozen=True)
-class Build:
-    """An object whose state is set when the file is read."""
-
-    target: object
-    state: object
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A reference to the raw file data/KEY."""
-
-    key: str
-    numel: int
-    kind: Name = Name("torch", "FloatStorage")
-
-
-class Pickler(pickle._Pickler):
-    def save(self, obj, save_persistent_id=True):
-        match obj:
-            case Name(module, attribute):
-                self.write(pickle.GLOBAL + f"{module}\n{attribute}\n".encode())
-            case Call(function, args):
-                self.save(function)
-                self.save(args)
-                self.write(pickle.REDUCE)
-            case Build(target, state):
-                self.save(target)
-                self.save(state)
-                self.write(pickle.BUILD)
-            case Storage(key, numel, kind):
-                self.save(("storage", kind, key, "cpu", numel))
-                self.write(pickle.BINPERSID)
-            case _:
-                super().save(obj, save_persistent_id)
 
 
 def tensor(storage, shape, strides, offset=0):
