@@ -5,12 +5,8 @@ that a share of that rate can be given: machines differ and are busy, shares har
 """
 
 import argparse
-import json
 import math
-import platform
-import resource
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,6 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import resshift_jax
+from benchmarks.timing import (
+    MATMUL_SIDE,
+    describe_machine,
+    interleaved,
+    matmul_program,
+    peak_gib,
+    timed,
+    write_json,
+)
 from examples import stand_in
 from resshift_jax import convert
 from resshift_jax.config import ModelConfig
@@ -41,7 +46,6 @@ from resshift_jax.platform import (
 from resshift_jax.restore import restore
 from resshift_jax.sampler import Settings
 
-MATMUL_SIDE = 2048
 FEW_STEPS = 4  # of what takes many images or tiles
 
 
@@ -64,24 +68,6 @@ def published_gflop(function: Callable, *args) -> float:
     with mock.patch.object(layers, "FEW_PIXELS", math.inf):
         # A function of its own: JAX would take the trace made here for the one to be timed.
         return count_flops(lambda *same: function(*same), *args) / 1e9
-
-
-def timed(function: Callable, *args):
-    start = time.perf_counter()
-    result = jax.block_until_ready(function(*args))
-    return time.perf_counter() - start, result
-
-
-def interleaved(parts: dict[str, tuple[Callable, tuple]], matmul: Callable, rounds: int):
-    """Best seconds of each part, and of the matrix product that runs before and after each."""
-    best = dict.fromkeys(parts, float("inf"))
-    best_matmul = float("inf")
-    for _ in range(rounds):
-        for name, (function, args) in parts.items():
-            for _ in range(3):
-                best_matmul = min(best_matmul, timed(matmul)[0])
-            best[name] = min(best[name], timed(function, *args)[0])
-    return best, best_matmul
 
 
 def prepare(folder: Path, rows: list[Row], dtype) -> resshift_jax.Model:
@@ -174,37 +160,24 @@ def main() -> None:
         gflop[name] = 6 * published_gflop(tile, params, lr, keys)
         tiled()
         parts[name] = tiled, ()
-        square = jnp.ones((MATMUL_SIDE, MATMUL_SIDE), dtype)
-        matmul = jax.jit(lambda: square @ square)
+        matmul = matmul_program(dtype)
         timed(matmul)
     best, best_matmul = interleaved(parts, matmul, args.rounds)
     rate = 2 * MATMUL_SIDE**3 / best_matmul / 1e9
     rows += [Row(k, s, gflop[k], gflop[k] / s / rate) for k, s in best.items()]
     folder_of_sizes(model, side, FEW_STEPS, rows)
 
-    device = jax.devices()[0]
     summary = {
-        "device": device.device_kind if device.platform != "cpu" else platform.machine() + " CPU",
-        "devices": jax.device_count(),
-        "jax": jax.__version__,
+        **describe_machine(),
         "dtype": args.dtype,
         "lr_side": side,
         "matmul_gflops": rate,
-        "peak_gib": peak_gib(device),
+        "peak_gib": peak_gib(jax.devices()[0]),
         "rows": [asdict(row) for row in rows],
     }
     print_table(summary, rows)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(summary, indent=1) + "\n")
-
-
-def peak_gib(device: jax.Device) -> float:
-    """Peak memory of the device, or of this process on a CPU."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats:
-        return stats["peak_bytes_in_use"] / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        write_json(args.json, summary)
 
 
 def print_table(summary: dict, rows: list[Row]) -> None:

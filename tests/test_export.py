@@ -1,4 +1,4 @@
-"""The sampler lowers for TPU and CUDA, from abstract full-size parameters, without them at hand."""
+"""The sampler and the degradation lower for TPU and CUDA, from abstract arrays of full size."""
 
 import re
 from functools import partial
@@ -8,6 +8,16 @@ import jax.numpy as jnp
 import pytest
 
 from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.data.config import (
+    TEST_SET,
+    DegradationConfig,
+    FaceDegradationConfig,
+    MaskConfig,
+)
+from resshift_jax.data.degrade import degrade
+from resshift_jax.data.faces import degrade_faces
+from resshift_jax.data.masks import draw_mask
+from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.programs import Tiles, restore_tiles
 from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes, unflatten
 from resshift_jax.weights.zoo import released_config
@@ -60,6 +70,13 @@ def largest_constant(module: str) -> int:
     return max(sizes)
 
 
+def assert_lean(module: str) -> None:
+    """No float64, no way back to the host, no large array inside the program."""
+    assert not re.search(r"x?f64>", module), "float64 in the program"
+    assert "callback" not in module
+    assert largest_constant(module) <= 2**20
+
+
 @pytest.mark.parametrize(
     ("task", "version", "platform", "dtype"),
     [
@@ -71,15 +88,54 @@ def largest_constant(module: str) -> int:
 )
 def test_sampler_lowers(task, version, platform, dtype):
     module = lower(released_config(task=task, version=version), platform, dtype)
-    assert not re.search(r"x?f64>|complex<", module), "float64 in the program"
-    assert "callback" not in module
-    assert largest_constant(module) <= 2**20
+    assert_lean(module)
+    assert "complex<" not in module
 
 
 def test_steps_are_a_loop():
     config = released_config(task="realsrx4", version="v2")
     few, many = (lower(config, "tpu", jnp.bfloat16, steps) for steps in (2, 15))
     assert few.count("stablehlo.convolution") == many.count("stablehlo.convolution") > 50
+
+
+KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 64))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize(
+    ("function", "side", "sides", "choices"),
+    [
+        (partial(degrade, config=DegradationConfig()), 256, [64], 0),
+        (partial(degrade, config=TEST_SET), 256, [64], 0),
+        # The interpolation of faces is not drawn: along two axes, down and up.
+        (partial(degrade_faces, config=FaceDegradationConfig()), 512, [512, 512], 4),
+    ],
+    ids=["training", "test set", "faces"],
+)
+def test_degradation_lowers(function, side, sides, choices, platform):
+    images = jax.ShapeDtypeStruct((64, side, side, 3), jnp.uint8)
+    exported = jax.export.export(jax.jit(function), platforms=[platform])(KEYS, images)
+    assert [out.shape for out in exported.out_avals] == [(64, n, n, 3) for n in sides]
+    module = exported.mlir_module()
+    assert_lean(module)
+    # All images of a batch go together: no branch is left but constant ones, two for the platform.
+    assert module.count("stablehlo.case") <= 2 + choices
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_masks_and_lpips_lower(platform):
+    masks = jax.vmap(partial(draw_mask, size=(256, 256), config=MaskConfig()))
+    exported = jax.export.export(jax.jit(masks), platforms=[platform])(KEYS)
+    assert exported.out_avals[0].shape == (64, 256, 256, 1)
+    assert_lean(exported.mlir_module())
+
+    images = jax.ShapeDtypeStruct((8, 256, 256, 3), jnp.float32)
+    module = LPIPS("vgg", jnp.bfloat16)
+    variables = jax.eval_shape(module.init, jax.random.key(0), images, images)
+    gradient = jax.grad(lambda x, v, y: module.apply(v, x, y).sum())
+    exported = jax.export.export(jax.jit(gradient), platforms=[platform])(images, variables, images)
+    assert exported.out_avals[0].shape == images.shape
+    assert_lean(exported.mlir_module())
 
 
 def test_constants_are_measured():

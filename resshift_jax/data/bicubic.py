@@ -1,10 +1,9 @@
 """Bicubic reduction: high-quality images in, low-quality ones out, as MATLAB or OpenCV reduce."""
 
-import jax.numpy as jnp
 from jax import Array
 
+from resshift_jax.data.canvas import in_unit_range, to_8_bits
 from resshift_jax.data.config import BicubicConfig
-from resshift_jax.data.degrade import in_unit_range
 from resshift_jax.resize import resize_matlab, resize_opencv
 
 
@@ -19,4 +18,4 @@ def reduce_bicubic(images: Array, config: BicubicConfig) -> Array:
     if config.method == "matlab":
         return resize_matlab(images, 1 / config.scale)
     size = images.shape[1] // config.scale, images.shape[2] // config.scale
-    return jnp.clip(jnp.round(255 * resize_opencv(images, size)), 0, 255) / 255
+    return to_8_bits(resize_opencv(images, size))

@@ -4,10 +4,19 @@ Inside a degradation an image is in planes, (3, H, W): then both axes are those 
 and of Fourier transforms.
 """
 
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
+
+T = TypeVar("T")
+
+BLOCK = 16
+"""Sides of canvases are multiples of this, those of JPEG's blocks where chroma is halved."""
 
 
 class Canvas(NamedTuple):
@@ -38,3 +47,55 @@ def from_image(image: Array) -> Canvas:
 def to_image(canvas: Canvas) -> Array:
     """The whole canvas as an image (H, W, 3)."""
     return canvas.planes.transpose(1, 2, 0)
+
+
+def in_unit_range(images: Array) -> Array:
+    """uint8 images as float32 in [0, 1]; those of floating point as they are, in float32."""
+    scale = 255 if images.dtype == jnp.uint8 else 1
+    return images.astype(jnp.float32) / scale
+
+
+def to_8_bits(images: Array) -> Array:
+    """Images clipped to [0, 1] and rounded to multiples of 1/255."""
+    return jnp.clip(jnp.round(255 * images), 0, 255) / 255
+
+
+def canvas_shape(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Of a canvas for images of `size` (H, W) times at most a factor."""
+    height, width = (math.ceil(math.ceil(side * factor) / BLOCK) * BLOCK for side in size)
+    return height, width
+
+
+def on_canvas(
+    function: Callable[[tuple[int, int], Canvas], T],
+    canvas: Canvas,
+    factor: Array,
+    greatest: float,
+    smaller: Sequence[float],
+) -> T:
+    """function(shape, canvas), with a shape that holds the canvas times the factor.
+
+    Shapes are for the `greatest` factor there is and for `smaller` ones, increasing; the first that
+    is large enough is used. They change how fast this is, not what it gives.
+    """
+    _, height, width = canvas.planes.shape
+    factors = [*(some for some in smaller if some < greatest), greatest]
+    branches = [partial(function, canvas_shape((height, width), some)) for some in factors]
+    index = sum((factor > some for some in factors[:-1]), jnp.int32(0))
+    return jax.lax.switch(index, branches, canvas)
+
+
+def each(one: Callable[..., Any], draws: Any, images: Array, smaller: Sequence[float]) -> Any:
+    """one(draws, image, smaller=...) of every image of a batch.
+
+    CPUs take image after image, and so compute only what was drawn, on a canvas that fits it (see
+    `on_canvas`); on other devices all images go together on the greatest one, and what was not
+    drawn for an image is computed and not used.
+    """
+    in_turn = partial(one, smaller=smaller)
+    return jax.lax.platform_dependent(
+        draws,
+        images,
+        cpu=lambda *batch: jax.lax.map(lambda sample: in_turn(*sample), batch),
+        default=jax.vmap(partial(one, smaller=())),
+    )

@@ -4,19 +4,28 @@ Whatever is drawn, an image goes through one program, whose every array has the 
 can be drawn (canvas.py). Each image has draws of its own, that depend on its key alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from resshift_jax.data.blur import Kernel, blur, draw_blur, draw_sinc
-from resshift_jax.data.canvas import Canvas, from_image, to_image
+from resshift_jax.data.canvas import (
+    Canvas,
+    canvas_shape,
+    each,
+    from_image,
+    in_unit_range,
+    on_canvas,
+    to_8_bits,
+    to_image,
+)
 from resshift_jax.data.config import DegradationConfig, StageConfig
 from resshift_jax.data.draws import Numbers, happens, numbers, uniform
-from resshift_jax.data.jpeg import BLOCK, compress
+from resshift_jax.data.jpeg import compress
 from resshift_jax.data.noise import Noise, add_noise, draw_noise
 from resshift_jax.data.resize import Resize, draw_mode, draw_resize, resize_by, resize_to
 
@@ -53,7 +62,7 @@ class Draws(NamedTuple):
 def draw(key: Array, config: DegradationConfig) -> Draws:
     """What is drawn for the image of a key."""
     scalars, first, second = jax.random.split(key, 3)
-    u = numbers(scalars, 46)
+    u = numbers(scalars, 46)  # 19 for each stage, 3 for the sinc and 5
     return Draws(
         first=_draw_stage(u, first, config.first),
         first_jpeg=uniform(u, config.first_jpeg),
@@ -96,105 +105,59 @@ def degrade(keys: Array, images: Array, config: DegradationConfig) -> Array:
             f"{config.scale}"
         )
     draws = jax.vmap(partial(draw, config=config))(keys)
-    return each(partial(apply, config=config), draws, in_unit_range(images), CPU_CANVASES)
+    return each(partial(apply, config=config), draws, in_unit_range(images), SMALLER_CANVASES)
 
 
-def in_unit_range(images: Array) -> Array:
-    """uint8 images as float32 in [0, 1]; those of floating point as they are, in float32."""
-    scale = 255 if images.dtype == jnp.uint8 else 1
-    return images.astype(jnp.float32) / scale
-
-
-# On CPUs, canvases of the first stage, whose sides are these shares of the image's, and a last one
-# for what is larger: an image takes the smallest that it fits.
-CPU_CANVASES = (5 / 8, 1.0)
-
-
-def each(one: Callable[..., Any], draws: Any, images: Array, cpu_canvases: Sequence[float]) -> Any:
-    """one(draws, image, canvases=...) of every image of a batch.
-
-    CPUs take image after image, and so compute only what was drawn, on a canvas that fits it; on
-    other devices all images go together on the greatest one, and what was not drawn for an image
-    is computed and not used.
-    """
-    in_turn = partial(one, canvases=cpu_canvases)
-    return jax.lax.platform_dependent(
-        draws,
-        images,
-        cpu=lambda *batch: jax.lax.map(lambda sample: in_turn(*sample), batch),
-        default=jax.vmap(partial(one, canvases=())),
-    )
+# Factors of the first resizing up to which a CPU uses a smaller canvas than the greatest.
+SMALLER_CANVASES = (5 / 8, 1.0)
 
 
 def apply(
-    draws: Draws, image: Array, *, config: DegradationConfig, canvases: Sequence[float] = ()
+    draws: Draws, image: Array, *, config: DegradationConfig, smaller: Sequence[float] = ()
 ) -> Array:
     """The low-quality version of an image (H, W, 3) float32 in [0, 1], given what was drawn.
 
-    canvases: shares of the sides, of canvases that the first stage may use besides the greatest.
-    They change how fast it is, and the result by rounding alone.
+    smaller: factors of the first resizing, for each of which there is a canvas (see `on_canvas`).
 
     Returns:
         (H / scale, W / scale, 3) float32 in [0, 1], multiples of 1/255.
     """
     height, width, _ = image.shape
     low = height // config.scale, width // config.scale
-    greatest = config.second.resize.greatest if config.second_prob > 0 else 1.0
-    second_shape = _canvas_shape(low, greatest)
+    second_shape = canvas_shape(low, config.second.resize.greatest)
 
-    def last_jpeg(canvas: Canvas) -> Canvas:
-        return compress(canvas._replace(planes=jnp.clip(canvas.planes, 0, 1)), draws.jpeg)
+    def last_jpeg(x: Canvas) -> Canvas:
+        return compress(x._replace(planes=jnp.clip(x.planes, 0, 1)), draws.jpeg)
 
-    def jpeg_first(canvas: Canvas) -> Canvas:
-        return jax.lax.cond(draws.jpeg_first, last_jpeg, lambda c: c, canvas)
+    def if_jpeg_first(x: Canvas) -> Canvas:
+        return jax.lax.cond(draws.jpeg_first, last_jpeg, lambda x: x, x)
 
-    def through_first(shape: tuple[int, int], blurred: Canvas) -> Canvas:
-        """The first stage from its resizing on, and all else that has images of this size."""
-        stage = draws.first
-        noisy = add_noise(resize_by(blurred, *stage.resize, shape), stage.noise)
-        return jax.lax.cond(draws.twice, twice, once, compress(noisy, draws.first_jpeg))
+    def first_stage(shape: tuple[int, int], x: Canvas) -> Canvas:
+        """From its resizing on, and with all else that is done to images of this size."""
+        x = resize_by(x, *draws.first.resize, shape)
+        x = compress(add_noise(x, draws.first.noise), draws.first_jpeg)
+        if config.second_prob == 0:
+            return to_low(x)
+        return jax.lax.cond(draws.twice, to_second_stage, to_low, x)
 
-    def once(canvas: Canvas) -> Canvas:
-        return resize_to(jpeg_first(canvas), low, draws.mode, second_shape)
+    def to_low(x: Canvas) -> Canvas:
+        return resize_to(if_jpeg_first(x), low, draws.mode, second_shape)
 
-    def twice(canvas: Canvas) -> Canvas:
+    def to_second_stage(x: Canvas) -> Canvas:
         factor, mode = draws.second.resize
-        size = [jnp.maximum(jnp.floor(side * factor), 1).astype(jnp.int32) for side in low]
-        blurred = blur(canvas, draws.second.blur, config.second.blur.sizes[1])
-        return resize_to(blurred, (size[0], size[1]), mode, second_shape)
+        rows, columns = (jnp.maximum(jnp.floor(side * factor), 1).astype(jnp.int32) for side in low)
+        x = blur(x, draws.second.blur, config.second.blur.sizes[1])
+        return resize_to(x, (rows, columns), mode, second_shape)
 
-    def after_second(canvas: Canvas) -> Canvas:
-        return resize_to(
-            jpeg_first(add_noise(canvas, draws.second.noise)), low, draws.mode, second_shape
-        )
+    def second_stage(x: Canvas) -> Canvas:
+        return to_low(add_noise(x, draws.second.noise))
 
-    canvas = blur(from_image(image), draws.first.blur, config.first.blur.sizes[1])
-    shares = (*canvases, config.first.resize.greatest)
-    canvas = on_canvas(through_first, (height, width), shares, draws.first.resize.factor, canvas)
-    canvas = jax.lax.cond(draws.twice, after_second, lambda c: c, canvas)
-    canvas = Canvas(canvas.planes[:, : low[0], : low[1]], *canvas[1:])
-    canvas = blur(canvas, draws.sinc, config.sinc.sizes[1])
-    canvas = jax.lax.cond(draws.jpeg_first, lambda c: c, last_jpeg, canvas)
-    return jnp.clip(jnp.round(255 * to_image(canvas)), 0, 255) / 255
-
-
-def on_canvas(
-    function: Callable[[tuple[int, int], Canvas], Canvas],
-    size: tuple[int, int],
-    shares: Sequence[float],
-    factor: Array,
-    canvas: Canvas,
-) -> Canvas:
-    """function(shape, canvas) with the first shape that holds `size` times the factor.
-
-    shares: of the size, the sides of the shapes, increasing; the last one holds every factor.
-    """
-    branches = [partial(function, _canvas_shape(size, share)) for share in shares]
-    index = sum((factor > share for share in shares[:-1]), jnp.int32(0))
-    return jax.lax.switch(index, branches, canvas)
-
-
-def _canvas_shape(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """The sides times a share, rounded up to whole JPEG blocks."""
-    height, width = (-(-int(side * share) // BLOCK) * BLOCK for side in size)
-    return height, width
+    x = blur(from_image(image), draws.first.blur, config.first.blur.sizes[1])
+    greatest = config.first.resize.greatest
+    x = on_canvas(first_stage, x, draws.first.resize.factor, greatest, smaller)
+    if config.second_prob > 0:
+        x = jax.lax.cond(draws.twice, second_stage, lambda x: x, x)
+    x = x._replace(planes=x.planes[:, : low[0], : low[1]])
+    x = blur(x, draws.sinc, config.sinc.sizes[1])
+    x = jax.lax.cond(draws.jpeg_first, lambda x: x, last_jpeg, x)
+    return to_8_bits(to_image(x))

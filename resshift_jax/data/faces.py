@@ -13,9 +13,16 @@ import numpy as np
 from jax import Array
 
 from resshift_jax.data.blur import Kernel, blur, draw_gaussian
-from resshift_jax.data.canvas import Canvas, from_image, to_image
+from resshift_jax.data.canvas import (
+    Canvas,
+    each,
+    from_image,
+    in_unit_range,
+    on_canvas,
+    to_8_bits,
+    to_image,
+)
 from resshift_jax.data.config import FaceDegradationConfig
-from resshift_jax.data.degrade import each, in_unit_range, on_canvas
 from resshift_jax.data.draws import happens, numbers, uniform
 from resshift_jax.data.jpeg import compress
 from resshift_jax.data.noise import Noise, add_noise
@@ -23,8 +30,8 @@ from resshift_jax.data.resize import BILINEAR, resize_to
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
-# Few faces stay larger than half their size.
-CPU_CANVASES = (1 / 4, 1 / 2)
+# Factors up to which a CPU uses a smaller canvas: few faces stay larger than half their size.
+SMALLER_CANVASES = (1 / 4, 1 / 2)
 
 
 class FaceDraws(NamedTuple):
@@ -74,7 +81,7 @@ def degrade_faces(keys: Array, images: Array, config: FaceDegradationConfig) -> 
         is the images, but for those made grey.
     """
     draws = jax.vmap(partial(draw_face, config=config))(keys)
-    return each(partial(apply, config=config), draws, in_unit_range(images), CPU_CANVASES)
+    return each(partial(apply, config=config), draws, in_unit_range(images), SMALLER_CANVASES)
 
 
 def apply(
@@ -82,9 +89,13 @@ def apply(
     image: Array,
     *,
     config: FaceDegradationConfig,
-    canvases: Sequence[float] = (),
+    smaller: Sequence[float] = (),
 ) -> tuple[Array, Array]:
-    """The pair of an image (H, W, 3) float32 in [0, 1], given what was drawn."""
+    """The pair of an image (H, W, 3) float32 in [0, 1], given what was drawn.
+
+    smaller: factors by which the face is reduced, for each of which there is a canvas (see
+    `on_canvas`).
+    """
     height, width, _ = image.shape
     rows, columns = (
         jnp.maximum(jnp.floor(side / draws.reduction), 1).astype(jnp.int32)
@@ -92,13 +103,12 @@ def apply(
     )
     mode = jnp.int32(BILINEAR)
 
-    def through_reduced(shape: tuple[int, int], blurred: Canvas) -> Canvas:
-        reduced = resize_to(blurred, (rows, columns), mode, shape)
-        compressed = compress(add_noise(reduced, draws.noise), draws.jpeg)
-        return resize_to(compressed, (height, width), mode, (height, width))
+    def reduced(shape: tuple[int, int], x: Canvas) -> Canvas:
+        x = resize_to(x, (rows, columns), mode, shape)
+        x = compress(add_noise(x, draws.noise), draws.jpeg)
+        return resize_to(x, (height, width), mode, (height, width))
 
-    canvas = blur(from_image(image), draws.blur, config.kernel_size)
-    shares = (*(c for c in canvases if c < 1 / config.reduction[0]), 1 / config.reduction[0])
-    canvas = on_canvas(through_reduced, (height, width), shares, 1 / draws.reduction, canvas)
-    low, high = (jnp.where(draws.grey, (x @ LUMA)[..., None], x) for x in (to_image(canvas), image))
-    return jnp.clip(jnp.round(255 * low), 0, 255) / 255, high
+    x = blur(from_image(image), draws.blur, config.kernel_size)
+    x = on_canvas(reduced, x, 1 / draws.reduction, 1 / config.reduction[0], smaller)
+    low, high = (jnp.where(draws.grey, (a @ LUMA)[..., None], a) for a in (to_image(x), image))
+    return to_8_bits(low), high

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from resshift_jax.data.canvas import Canvas
-
-BLOCK = 16  # two blocks of 8 on each side, for chroma has half the resolution
+from resshift_jax.data.canvas import BLOCK, Canvas
 
 _LUMINANCE = np.array([
     [16, 11, 10, 16, 24, 40, 51, 61],

@@ -13,7 +13,7 @@ from draw_checks import assert_even, assert_share
 from PIL import Image
 
 from resshift_jax.data import blur, degrade, jpeg, noise, resize
-from resshift_jax.data.canvas import Canvas
+from resshift_jax.data.canvas import Canvas, in_unit_range
 from resshift_jax.data.config import TEST_SET, DegradationConfig
 
 TRAINING = DegradationConfig()
@@ -130,8 +130,8 @@ def test_one_program_whatever_is_drawn_for_oblong_images_too(images):
 
 def test_8_bit_images_are_those_in_unit_range(images):
     floats = jnp.asarray(images / 255, jnp.float32)
-    assert_close(degrade.in_unit_range(jnp.asarray(images)), floats, 1e-7)
-    np.testing.assert_array_equal(degrade.in_unit_range(floats), floats)
+    assert_close(in_unit_range(jnp.asarray(images)), floats, 1e-7)
+    np.testing.assert_array_equal(in_unit_range(floats), floats)
 
 
 def test_canvases_and_vmap_give_the_same_result(degraded, images):
