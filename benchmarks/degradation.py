@@ -1,8 +1,9 @@
 """Times the degradation: python -m benchmarks.degradation [--setting test] [--json FILE].
 
-The whole, and each step alone with the same draws: what it takes an image, in milliseconds and as
-a share of the steps' sum, and images a second. In turn with each a 2048^3 matrix product is timed,
-the yardstick by which machines compare.
+The whole, and each step alone with the same draws on images of the sizes that it has (but that the
+second resizing goes straight to the low-quality size): what it takes an image, in milliseconds and
+as a share of the steps' sum, and images a second. In turn with each a 2048^3 matrix product is
+timed, the yardstick by which machines compare.
 """
 
 import argparse
@@ -27,12 +28,12 @@ from benchmarks.timing import (
     write_json,
 )
 from resshift_jax.data.blur import blur
-from resshift_jax.data.canvas import Canvas, each, from_image, on_canvas
+from resshift_jax.data.canvas import Canvas, for_each_image, from_image, on_canvas
 from resshift_jax.data.config import TEST_SET, DegradationConfig
 from resshift_jax.data.degrade import SMALLER_CANVASES, Draws, degrade, draw
-from resshift_jax.data.jpeg import compress
+from resshift_jax.data.jpeg import compress, published_steps
 from resshift_jax.data.noise import add_noise
-from resshift_jax.data.resize import resize_by, resize_to
+from resshift_jax.data.random_resize import resize_by, resize_to
 from resshift_jax.platform import compiler_options
 
 SETTINGS = {"training": DegradationConfig(), "test": TEST_SET}
@@ -88,6 +89,9 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
     """Name -> function(draws, image, smaller), in the order of the degradation."""
     low = side // config.scale, side // config.scale
 
+    def last_jpeg(d: Draws, x: Canvas) -> Canvas:
+        return compress(x, published_steps(d.jpeg))
+
     def resize_first(d: Draws, image: Array, smaller) -> Array:
         def on_shape(shape: tuple[int, int], x: Canvas) -> Array:
             return resize_by(x, *d.first.resize, shape).planes.sum()
@@ -99,7 +103,7 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
         "first blur": of_image(lambda d, x: blur(x, d.first.blur, config.first.blur.sizes[1])),
         "first resizing": resize_first,
         "first noise": of_resized(lambda d, x: add_noise(x, d.first.noise), config),
-        "first JPEG": of_resized(lambda d, x: compress(x, d.first_jpeg), config),
+        "first JPEG": of_resized(lambda d, x: compress(x, published_steps(d.first_jpeg)), config),
         "second blur": of_resized(
             if_drawn(
                 lambda d: d.twice,
@@ -108,7 +112,10 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
             config,
         ),
         "last JPEG, before resizing": of_resized(
-            if_drawn(lambda d: d.jpeg_first & ~d.twice, lambda d, x: compress(x, d.jpeg)), config
+            if_drawn(
+                lambda d: d.jpeg_first & ~d.twice, lambda d, x: compress(x, published_steps(d.jpeg))
+            ),
+            config,
         ),
         "second resizing": of_resized(lambda d, x: resize_to(x, low, d.mode, low), config),
         "second noise": of_low(
@@ -119,7 +126,11 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
         ),
         "sinc": of_low(lambda d, x: blur(x, d.sinc, config.sinc.sizes[1]), low),
         "last JPEG, after resizing": of_low(
-            if_drawn(lambda d: ~(d.jpeg_first & ~d.twice), lambda d, x: compress(x, d.jpeg)), low
+            if_drawn(
+                lambda d: ~(d.jpeg_first & ~d.twice),
+                lambda d, x: compress(x, published_steps(d.jpeg)),
+            ),
+            low,
         ),
     }
     if config.second_prob == 0:
@@ -148,7 +159,7 @@ def main(argv: list[str] | None = None) -> None:
         "draws": (draw_all, (keys,)),
     }
     for name, step in make_steps(config, side).items():
-        functions[name] = partial(each, step, smaller=SMALLER_CANVASES), (draws, images)
+        functions[name] = partial(for_each_image, step, smaller=SMALLER_CANVASES), (draws, images)
 
     parts, compile_seconds = {}, {}
     for name, (function, inputs) in functions.items():

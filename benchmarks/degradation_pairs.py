@@ -60,6 +60,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     paths = sorted(args.high.glob("*.png"))
+    absent = [path.name for path in paths if not (args.low / path.name).is_file()]
+    if not paths or absent:
+        parser.error(
+            f"{args.low}: no {absent[0]}, which {args.high} has" if absent
+            else f"{args.high}: no PNG images there"
+        )  # fmt: skip
     highs = np.stack([read(path) for path in paths])
     given = measure(np.stack([read(args.low / path.name) for path in paths]), highs)
     program = jax.jit(

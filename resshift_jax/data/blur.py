@@ -12,15 +12,13 @@ from jax import Array
 
 from resshift_jax.data.canvas import Canvas
 from resshift_jax.data.config import BlurConfig, Range, SincConfig
-from resshift_jax.data.draws import Numbers, around_one, happens, odd, uniform, which
+from resshift_jax.data.draws import Numbers, around_one, choice, happens, odd, uniform
 
 # Kinds of kernels, as BlurConfig has them, and the sinc.
 ISOTROPIC, ANISOTROPIC = 0, 1
 GENERALIZED_ISOTROPIC, GENERALIZED_ANISOTROPIC = 2, 3
 PLATEAU_ISOTROPIC, PLATEAU_ANISOTROPIC = 4, 5
 SINC = 6
-
-WIDE = 13  # side from which a sinc kernel of a blur may pass fewer frequencies
 
 
 class Kernel(NamedTuple):
@@ -47,9 +45,9 @@ class Kernel(NamedTuple):
 
 def draw_blur(u: Numbers, config: BlurConfig) -> Kernel:
     """The kernel of a blur, from eleven numbers."""
-    kind = jnp.where(happens(u, config.sinc), SINC, which(u, config.kinds))
+    kind = jnp.where(happens(u, config.sinc), SINC, choice(u, config.kinds))
     size = odd(u, config.sizes)
-    sigma, rotation = _draw_axes(u, config.sigma, (kind % 2 == 1) & (kind != SINC))
+    sigma, rotation = _draw_axes(u, config.sigma, _is_anisotropic(kind))
     generalized = (kind == GENERALIZED_ISOTROPIC) | (kind == GENERALIZED_ANISOTROPIC)
     generalized_shape = around_one(u, config.generalized_shape)
     plateau_shape = around_one(u, config.plateau_shape)
@@ -61,7 +59,7 @@ def draw_blur(u: Numbers, config: BlurConfig) -> Kernel:
         sigma=sigma,
         rotation=rotation,
         shape=jnp.where(generalized, generalized_shape, plateau_shape),
-        cutoff=jnp.where(size >= WIDE, cutoff_wide, cutoff),
+        cutoff=jnp.where(size >= config.wide, cutoff_wide, cutoff),
     )
 
 
@@ -71,16 +69,16 @@ def draw_sinc(u: Numbers, config: SincConfig) -> Kernel:
         used=happens(u, config.prob),
         kind=jnp.int32(SINC),
         size=odd(u, config.sizes),
-        sigma=jnp.ones(2),
+        sigma=jnp.ones(2, jnp.float32),
         rotation=jnp.float32(0),
         shape=jnp.float32(1),
         cutoff=uniform(u, config.cutoff),
     )
 
 
-def draw_gaussian(u: Numbers, size: int, sigma: Range) -> Kernel:
-    """A Gaussian kernel, isotropic or anisotropic with even probability, from four numbers."""
-    kind = which(u, (0.5, 0.5))
+def draw_gaussian(u: Numbers, size: int, sigma: Range, anisotropic: float) -> Kernel:
+    """A Gaussian kernel, anisotropic with a probability, from four numbers."""
+    kind = jnp.where(happens(u, anisotropic), ANISOTROPIC, ISOTROPIC)
     sigma_xy, rotation = _draw_axes(u, sigma, kind == ANISOTROPIC)
     return Kernel(
         used=jnp.bool_(True),
@@ -91,6 +89,10 @@ def draw_gaussian(u: Numbers, size: int, sigma: Range) -> Kernel:
         shape=jnp.float32(1),
         cutoff=jnp.float32(np.pi),
     )
+
+
+def _is_anisotropic(kind: Array) -> Array:
+    return (kind == ANISOTROPIC) | (kind == GENERALIZED_ANISOTROPIC) | (kind == PLATEAU_ANISOTROPIC)
 
 
 def _draw_axes(u: Numbers, sigma: Range, turned: Array) -> tuple[Array, Array]:
@@ -107,7 +109,7 @@ def kernel_values(kernel: Kernel, side: int) -> Array:
     exp(-Q^b / 2), 1 / (1 + Q^b), and the sinc c J_1(c r) / (2 pi r).
     """
     offset = jnp.arange(side, dtype=jnp.float32) - side // 2
-    x, y = offset, offset[:, None]
+    x, y = offset[None, :], offset[:, None]
     cos, sin = jnp.cos(kernel.rotation), jnp.sin(kernel.rotation)
     q = ((cos * x + sin * y) / kernel.sigma[0]) ** 2 + ((cos * y - sin * x) / kernel.sigma[1]) ** 2
     powered = q**kernel.shape
@@ -127,7 +129,7 @@ def _sinc(r: Array, cutoff: Array) -> Array:
 
 
 def bessel_j1(x: Array) -> Array:
-    """J_1(x) for x >= 0, within 1e-7: Abramowitz and Stegun 9.4.4 and 9.4.6.
+    """J_1(x) for x from 0 to 60, within 3e-7: Abramowitz and Stegun 9.4.4 and 9.4.6.
 
     jax.scipy.special.bessel_jn is a recurrence that gives NaN for large arguments.
     """
@@ -175,7 +177,7 @@ def filter2d(canvas: Canvas, kernel: Array) -> Array:
     columns = _reflected(width, canvas.width, radius)
     padded = canvas.planes[:, rows][:, :, columns]
     shape = (_fast_length(height + 2 * radius), _fast_length(width + 2 * radius))
-    spectrum = jnp.fft.rfft2(padded, shape) * jnp.fft.rfft2(kernel, shape).conj()
+    spectrum = jnp.fft.rfft2(padded, shape) * jnp.fft.rfft2(kernel[None], shape).conj()
     return jnp.fft.irfft2(spectrum, shape)[:, :height, :width]
 
 

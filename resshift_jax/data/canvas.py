@@ -35,7 +35,8 @@ class Canvas(NamedTuple):
     def inside(self) -> Array:
         """(H, W) bool: where the image is."""
         _, height, width = self.planes.shape
-        return (jnp.arange(height) < self.height)[:, None] & (jnp.arange(width) < self.width)
+        rows, columns = jnp.arange(height) < self.height, jnp.arange(width) < self.width
+        return rows[:, None] & columns[None, :]
 
 
 def from_image(image: Array) -> Canvas:
@@ -50,9 +51,16 @@ def to_image(canvas: Canvas) -> Array:
 
 
 def in_unit_range(images: Array) -> Array:
-    """uint8 images as float32 in [0, 1]; those of floating point as they are, in float32."""
-    scale = 255 if images.dtype == jnp.uint8 else 1
-    return images.astype(jnp.float32) / scale
+    """uint8 images as float32 in [0, 1]; those of floating point as they are, in float32.
+
+    Raises:
+        ValueError: images of whole numbers other than uint8.
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images of {images.dtype} given, uint8 or floats in [0, 1] needed")
+    return images.astype(jnp.float32)
 
 
 def to_8_bits(images: Array) -> Array:
@@ -85,7 +93,9 @@ def on_canvas(
     return jax.lax.switch(index, branches, canvas)
 
 
-def each(one: Callable[..., Any], draws: Any, images: Array, smaller: Sequence[float]) -> Any:
+def for_each_image(
+    one: Callable[..., Any], draws: Any, images: Array, smaller: Sequence[float]
+) -> Any:
     """one(draws, image, smaller=...) of every image of a batch.
 
     CPUs take image after image, and so compute only what was drawn, on a canvas that fits it (see

@@ -13,13 +13,14 @@ Range = tuple[float, float]
 """Least and greatest value of what is drawn evenly."""
 
 
-def _require_ranges(group: str, config: Any, *names: str) -> None:
-    require_positive(group, config, *names)
+def _require_ranges(group: str, config: Any, *names: str, most: float = math.inf) -> None:
+    """Raises ConfigError unless these are two finite numbers each, ordered, from 0 to `most`."""
     for name in names:
-        low, high = getattr(config, name)
+        value = getattr(config, name)
         require(
-            low <= high < math.inf,
-            f"{group}.{name}: {low} to {high} given, two numbers needed, the smaller one first",
+            len(value) == 2 and 0 <= value[0] <= value[1] <= most and value[1] < math.inf,
+            f"{group}.{name}: {value} given, two numbers from 0 on needed, the smaller one first"
+            + (f", at most {most:.4g}" if most < math.inf else ""),
         )
 
 
@@ -29,20 +30,21 @@ def _require_probabilities(group: str, config: Any, *names: str) -> None:
         require(0 <= value <= 1, f"{group}.{name}: {value} given, a probability needed")
 
 
-def _require_sum(group: str, config: Any, names: tuple[str, ...], total: float) -> None:
+def _require_shares(group: str, config: Any, *names: str, others: bool = False) -> None:
+    """Raises ConfigError unless these are probabilities of sum 1, or less if there are others."""
     _require_probabilities(group, config, *names)
     found = sum(getattr(config, name) for name in names)
     require(
-        found <= 1 + 1e-6 and (total < 1 or found >= 1 - 1e-6),
-        f"{group}: {', '.join(names)} sum to {found:g}, {'at most ' * (total < 1)}1 needed",
+        found <= 1 + 1e-6 and (others or found >= 1 - 1e-6),
+        f"{group}: {', '.join(names)} sum to {found:g}, {'at most 1' if others else '1'} needed",
     )
 
 
 def _require_sizes(group: str, config: Any) -> None:
-    low, high = config.sizes
+    _require_ranges(group, config, "sizes")
     require(
-        1 <= low <= high and low % 2 == high % 2 == 1,
-        f"{group}.sizes: {low} to {high} given, two odd numbers needed, the smaller one first",
+        all(size % 2 == 1 for size in config.sizes),
+        f"{group}.sizes: {config.sizes} given, odd numbers needed",
     )
 
 
@@ -63,7 +65,8 @@ class SincConfig:
     def __post_init__(self):
         _require_probabilities("sinc", self, "prob")
         _require_sizes("sinc", self)
-        _require_ranges("sinc", self, "cutoff")
+        require_positive("sinc", self, "cutoff")
+        _require_ranges("sinc", self, "cutoff", most=math.pi)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class BlurConfig:
         prob: that an image is blurred.
         sizes: least and greatest side of the kernel, odd; all odd ones between are as likely.
         sinc: probability of a sinc kernel; the six kinds share the rest.
-        sinc_cutoff, sinc_cutoff_wide: its cut-off in radians a pixel, for sides below and from 13.
+        sinc_cutoff, sinc_cutoff_wide: its cut-off in radians a pixel, for sides below `wide` and
+            from there on.
         isotropic .. plateau_anisotropic: probabilities of the kinds, 1 in sum.
         sigma: in pixels, drawn for each axis apart; isotropic kernels have one.
         generalized_shape, plateau_shape: the exponent b, half of the draws below and half above 1.
@@ -85,6 +89,7 @@ class BlurConfig:
     sinc: float = 0.1
     sinc_cutoff: Range = (math.pi / 3, math.pi)
     sinc_cutoff_wide: Range = (math.pi / 5, math.pi)
+    wide: int = 13
     isotropic: float = 0.45
     anisotropic: float = 0.25
     generalized_isotropic: float = 0.12
@@ -98,16 +103,18 @@ class BlurConfig:
     def __post_init__(self):
         _require_probabilities("blur", self, "prob", "sinc")
         _require_sizes("blur", self)
-        _require_ranges("blur", self, "sinc_cutoff", "sinc_cutoff_wide", "sigma")
+        require_positive("blur", self, "sinc_cutoff", "sinc_cutoff_wide", "sigma")
+        _require_ranges("blur", self, "sinc_cutoff", "sinc_cutoff_wide", most=math.pi)
+        _require_ranges("blur", self, "sigma")
         for name in ("generalized_shape", "plateau_shape"):
+            require_positive("blur", self, name)
             _require_ranges("blur", self, name)
             low, high = getattr(self, name)
             require(low <= 1 <= high, f"blur.{name}: {low} to {high} given, must contain 1")
-        kinds = (
-            "isotropic", "anisotropic", "generalized_isotropic", "generalized_anisotropic",
-            "plateau_isotropic", "plateau_anisotropic",
+        _require_shares(
+            "blur", self, "isotropic", "anisotropic", "generalized_isotropic",
+            "generalized_anisotropic", "plateau_isotropic", "plateau_anisotropic",
         )  # fmt: skip
-        _require_sum("blur", self, kinds, 1)
 
     @property
     def kinds(self) -> tuple[float, ...]:
@@ -133,7 +140,8 @@ class ResizeConfig:
     down: Range = (0.15, 1.0)
 
     def __post_init__(self):
-        _require_sum("resize", self, ("up_prob", "down_prob"), 0)
+        _require_shares("resize", self, "up_prob", "down_prob", others=True)
+        require_positive("resize", self, "up", "down")
         _require_ranges("resize", self, "up", "down")
         require(self.up[0] >= 1, f"resize.up: {self.up} given, factors of at least 1 needed")
         require(self.down[1] <= 1, f"resize.down: {self.down} given, factors of at most 1 needed")
@@ -191,7 +199,8 @@ class DegradationConfig:
         second_prob: that there is a second stage.
         second: it; its resizing is by a factor of the low-quality size.
         sinc: the last filter, once the image has its low-quality size.
-        jpeg: quality of the last JPEG, before or after that with even probability.
+        jpeg: quality of the last JPEG.
+        jpeg_first_prob: that it comes before the image gets that size, and not after the filter.
     """
 
     scale: int = 4
@@ -205,10 +214,11 @@ class DegradationConfig:
     )
     sinc: SincConfig = SincConfig()
     jpeg: Range = (30.0, 95.0)
+    jpeg_first_prob: float = 0.5
 
     def __post_init__(self):
         require(self.scale >= 1, f"degradation.scale: {self.scale} given, must be at least 1")
-        _require_probabilities("degradation", self, "second_prob")
+        _require_probabilities("degradation", self, "second_prob", "jpeg_first_prob")
         _require_qualities("degradation", self, "first_jpeg", "jpeg")
 
 
@@ -235,7 +245,8 @@ class FaceDegradationConfig:
     """The degradation of faces, which keeps their size (GFPGAN, arXiv 2101.04061).
 
     Attributes:
-        kernel_size: side of the blur kernel, isotropic or anisotropic.
+        kernel_size: side of the blur kernel, a Gaussian, odd.
+        anisotropic: probability that it is one, and not isotropic.
         sigma: of the blur, in pixels.
         reduction: by which the image is reduced, before it is enlarged back.
         noise_sigma: standard deviation of Gaussian noise, in grey levels of 255.
@@ -244,6 +255,7 @@ class FaceDegradationConfig:
     """
 
     kernel_size: int = 41
+    anisotropic: float = 0.5
     sigma: Range = (0.1, 15.0)
     reduction: Range = (0.8, 32.0)
     noise_sigma: Range = (0.0, 20.0)
@@ -252,12 +264,14 @@ class FaceDegradationConfig:
 
     def __post_init__(self):
         size = self.kernel_size
-        require(size % 2 == 1, f"face_degradation.kernel_size: {size} given, must be odd")
-        _require_ranges("face_degradation", self, "sigma", "reduction")
-        low, high = self.noise_sigma
-        require(0 <= low <= high, f"face_degradation.noise_sigma: {low} to {high} given, 0 or more")
+        require(
+            size > 0 and size % 2 == 1,
+            f"face_degradation.kernel_size: {size} given, an odd number needed",
+        )
+        require_positive("face_degradation", self, "sigma", "reduction")
+        _require_ranges("face_degradation", self, "sigma", "reduction", "noise_sigma")
         _require_qualities("face_degradation", self, "jpeg")
-        _require_probabilities("face_degradation", self, "grey_prob")
+        _require_probabilities("face_degradation", self, "anisotropic", "grey_prob")
 
 
 @dataclass(frozen=True)
@@ -273,6 +287,10 @@ class BicubicConfig:
 
     def __post_init__(self):
         require(self.scale >= 1, f"bicubic.scale: {self.scale} given, must be at least 1")
+        require(
+            self.method in ("matlab", "opencv"),
+            f"bicubic.method: {self.method!r} given, matlab or opencv needed",
+        )
 
 
 @dataclass(frozen=True)
@@ -286,8 +304,8 @@ class MaskConfig:
         box_count: how many boxes.
         box_side: in pixels, whole.
         box_margin: that boxes keep from the edges, in pixels.
-        outpainting_share: of a side of the image, at each edge that is chosen with even
-            probability, or at one of the four where none is.
+        edge_prob: that an edge is chosen for outpainting; where none is, one of the four is.
+        outpainting_share: of a side of the image, at each edge that is chosen.
     """
 
     strokes: float = 1 / 3
@@ -300,14 +318,18 @@ class MaskConfig:
     box_count: tuple[int, int] = (1, 4)
     box_side: tuple[int, int] = (30, 150)
     box_margin: int = 10
+    edge_prob: float = 0.5
     outpainting_share: Range = (0.04, 0.25)
 
     def __post_init__(self):
-        _require_sum("mask", self, ("strokes", "boxes", "outpainting"), 1)
-        _require_ranges(
-            "mask", self, "stroke_count", "stroke_segments", "segment_length", "segment_width",
-            "box_count", "box_side", "outpainting_share",
+        _require_shares("mask", self, "strokes", "boxes", "outpainting")
+        _require_probabilities("mask", self, "edge_prob")
+        ranges = (
+            "stroke_count", "stroke_segments", "segment_length", "segment_width", "box_count",
+            "box_side", "outpainting_share",
         )  # fmt: skip
+        require_positive("mask", self, *ranges)
+        _require_ranges("mask", self, *ranges)
         require(self.box_margin >= 0, f"mask.box_margin: {self.box_margin} given, 0 or more needed")
         require(
             self.outpainting_share[1] < 0.5,

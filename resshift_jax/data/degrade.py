@@ -1,7 +1,7 @@
 """Degradation: keys and high-quality images in, their low-quality versions out, compiled once.
 
-Whatever is drawn, an image goes through one program, whose every array has the greatest size that
-can be drawn (canvas.py). Each image has draws of its own, that depend on its key alone.
+Whatever is drawn, an image goes through one program, on canvases that hold every size that can be
+drawn (canvas.py). Each image has draws of its own, that depend on its key alone.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from resshift_jax.data.blur import Kernel, blur, draw_blur, draw_sinc
 from resshift_jax.data.canvas import (
     Canvas,
     canvas_shape,
-    each,
+    for_each_image,
     from_image,
     in_unit_range,
     on_canvas,
@@ -25,9 +25,19 @@ from resshift_jax.data.canvas import (
 )
 from resshift_jax.data.config import DegradationConfig, StageConfig
 from resshift_jax.data.draws import Numbers, happens, numbers, uniform
-from resshift_jax.data.jpeg import compress
+from resshift_jax.data.jpeg import compress, published_steps
 from resshift_jax.data.noise import Noise, add_noise, draw_noise
-from resshift_jax.data.resize import Resize, draw_mode, draw_resize, resize_by, resize_to
+from resshift_jax.data.random_resize import (
+    Resize,
+    draw_mode,
+    draw_resize,
+    resize_by,
+    resize_to,
+    whole,
+)
+
+# Factors of the first resizing up to which a CPU uses a smaller canvas than the greatest.
+SMALLER_CANVASES = (5 / 8, 1.0)
 
 
 class Stage(NamedTuple):
@@ -71,7 +81,7 @@ def draw(key: Array, config: DegradationConfig) -> Draws:
         mode=draw_mode(u),
         sinc=draw_sinc(u, config.sinc),
         jpeg=uniform(u, config.jpeg),
-        jpeg_first=happens(u, 0.5),
+        jpeg_first=happens(u, config.jpeg_first_prob),
     )
 
 
@@ -96,7 +106,7 @@ def degrade(keys: Array, images: Array, config: DegradationConfig) -> Array:
         (B, H / scale, W / scale, 3) float32 in [0, 1], multiples of 1/255.
 
     Raises:
-        ValueError: sides that are no multiples of the scale.
+        ValueError: sides that are no multiples of the scale, or images of another dtype.
     """
     height, width = images.shape[1:3]
     if height % config.scale or width % config.scale:
@@ -105,14 +115,11 @@ def degrade(keys: Array, images: Array, config: DegradationConfig) -> Array:
             f"{config.scale}"
         )
     draws = jax.vmap(partial(draw, config=config))(keys)
-    return each(partial(apply, config=config), draws, in_unit_range(images), SMALLER_CANVASES)
+    one = partial(degrade_image, config=config)
+    return for_each_image(one, draws, in_unit_range(images), SMALLER_CANVASES)
 
 
-# Factors of the first resizing up to which a CPU uses a smaller canvas than the greatest.
-SMALLER_CANVASES = (5 / 8, 1.0)
-
-
-def apply(
+def degrade_image(
     draws: Draws, image: Array, *, config: DegradationConfig, smaller: Sequence[float] = ()
 ) -> Array:
     """The low-quality version of an image (H, W, 3) float32 in [0, 1], given what was drawn.
@@ -127,7 +134,7 @@ def apply(
     second_shape = canvas_shape(low, config.second.resize.greatest)
 
     def last_jpeg(x: Canvas) -> Canvas:
-        return compress(x._replace(planes=jnp.clip(x.planes, 0, 1)), draws.jpeg)
+        return compress(x._replace(planes=jnp.clip(x.planes, 0, 1)), published_steps(draws.jpeg))
 
     def if_jpeg_first(x: Canvas) -> Canvas:
         return jax.lax.cond(draws.jpeg_first, last_jpeg, lambda x: x, x)
@@ -135,7 +142,7 @@ def apply(
     def first_stage(shape: tuple[int, int], x: Canvas) -> Canvas:
         """From its resizing on, and with all else that is done to images of this size."""
         x = resize_by(x, *draws.first.resize, shape)
-        x = compress(add_noise(x, draws.first.noise), draws.first_jpeg)
+        x = compress(add_noise(x, draws.first.noise), published_steps(draws.first_jpeg))
         if config.second_prob == 0:
             return to_low(x)
         return jax.lax.cond(draws.twice, to_second_stage, to_low, x)
@@ -145,7 +152,7 @@ def apply(
 
     def to_second_stage(x: Canvas) -> Canvas:
         factor, mode = draws.second.resize
-        rows, columns = (jnp.maximum(jnp.floor(side * factor), 1).astype(jnp.int32) for side in low)
+        rows, columns = (whole(side * factor) for side in low)
         x = blur(x, draws.second.blur, config.second.blur.sizes[1])
         return resize_to(x, (rows, columns), mode, second_shape)
 

@@ -16,7 +16,7 @@ Numbers = Iterator[Array]
 
 def numbers(key: Array, count: int, shape: tuple[int, ...] = ()) -> Numbers:
     """One after another, `count` float32 scalars, or arrays, drawn evenly from [0, 1)."""
-    return iter(jax.random.uniform(key, (count, *shape)))
+    return iter(jax.random.uniform(key, (count, *shape), jnp.float32))
 
 
 def uniform(u: Numbers, span: tuple[float, float]) -> Array:
@@ -41,7 +41,7 @@ def happens(u: Numbers, probability: float) -> Array:
     return next(u) < probability
 
 
-def which(u: Numbers, probabilities: Sequence[float]) -> Array:
+def choice(u: Numbers, probabilities: Sequence[float]) -> Array:
     """An index, each with its probability, int32."""
     bounds = np.cumsum(probabilities)[:-1].astype(np.float32)
     return jnp.sum(next(u) >= bounds, dtype=jnp.int32)

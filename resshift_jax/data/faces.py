@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from resshift_jax.data.blur import Kernel, blur, draw_gaussian
 from resshift_jax.data.canvas import (
     Canvas,
-    each,
+    for_each_image,
     from_image,
     in_unit_range,
     on_canvas,
@@ -24,11 +23,11 @@ from resshift_jax.data.canvas import (
 )
 from resshift_jax.data.config import FaceDegradationConfig
 from resshift_jax.data.draws import happens, numbers, uniform
-from resshift_jax.data.jpeg import compress
-from resshift_jax.data.noise import Noise, add_noise
-from resshift_jax.data.resize import BILINEAR, resize_to
+from resshift_jax.data.jpeg import compress, standard_steps
+from resshift_jax.data.noise import add_gaussian
+from resshift_jax.data.random_resize import BILINEAR, resize_to, whole
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = (0.299, 0.587, 0.114)  # OpenCV's
 
 # Factors up to which a CPU uses a smaller canvas: few faces stay larger than half their size.
 SMALLER_CANVASES = (1 / 4, 1 / 2)
@@ -39,13 +38,15 @@ class FaceDraws(NamedTuple):
 
     Attributes:
         reduction: by which it is reduced.
+        noise_key, noise_sigma: of Gaussian noise, the latter in grey levels of 255.
         jpeg: a whole quality.
         grey: whether both images of the pair are grey, bool.
     """
 
     blur: Kernel
     reduction: Array
-    noise: Noise
+    noise_key: Array
+    noise_sigma: Array
     jpeg: Array
     grey: Array
 
@@ -55,15 +56,10 @@ def draw_face(key: Array, config: FaceDegradationConfig) -> FaceDraws:
     scalars, noise_key = jax.random.split(key)
     u = numbers(scalars, 8)
     return FaceDraws(
-        blur=draw_gaussian(u, config.kernel_size, config.sigma),
+        blur=draw_gaussian(u, config.kernel_size, config.sigma, config.anisotropic),
         reduction=uniform(u, config.reduction),
-        noise=Noise(
-            key=noise_key,
-            gaussian=jnp.bool_(True),
-            grey=jnp.bool_(False),
-            sigma=uniform(u, config.noise_sigma),
-            scale=jnp.float32(0),
-        ),
+        noise_key=noise_key,
+        noise_sigma=uniform(u, config.noise_sigma),
         jpeg=jnp.floor(uniform(u, config.jpeg)),
         grey=happens(u, config.grey_prob),
     )
@@ -72,6 +68,8 @@ def draw_face(key: Array, config: FaceDegradationConfig) -> FaceDraws:
 def degrade_faces(keys: Array, images: Array, config: FaceDegradationConfig) -> tuple[Array, Array]:
     """The low-quality and the high-quality images of a batch, to be compiled with jax.jit.
 
+    JPEG is that of an ordinary encoder, which is given a whole quality. Flipping is not done here.
+
     Args:
         keys: (B,) keys; a pair depends on its key and its image alone, not on the batch.
         images: (B, H, W, 3), uint8, or float32 in [0, 1]; 512x512 as published.
@@ -79,12 +77,16 @@ def degrade_faces(keys: Array, images: Array, config: FaceDegradationConfig) -> 
     Returns:
         Two arrays (B, H, W, 3) float32 in [0, 1], the first in multiples of 1/255. The second one
         is the images, but for those made grey.
+
+    Raises:
+        ValueError: images of another dtype.
     """
     draws = jax.vmap(partial(draw_face, config=config))(keys)
-    return each(partial(apply, config=config), draws, in_unit_range(images), SMALLER_CANVASES)
+    one = partial(degrade_face, config=config)
+    return for_each_image(one, draws, in_unit_range(images), SMALLER_CANVASES)
 
 
-def apply(
+def degrade_face(
     draws: FaceDraws,
     image: Array,
     *,
@@ -97,18 +99,21 @@ def apply(
     `on_canvas`).
     """
     height, width, _ = image.shape
-    rows, columns = (
-        jnp.maximum(jnp.floor(side / draws.reduction), 1).astype(jnp.int32)
-        for side in (height, width)
-    )
-    mode = jnp.int32(BILINEAR)
+    rows, columns = (whole(side / draws.reduction) for side in (height, width))
 
     def reduced(shape: tuple[int, int], x: Canvas) -> Canvas:
-        x = resize_to(x, (rows, columns), mode, shape)
-        x = compress(add_noise(x, draws.noise), draws.jpeg)
-        return resize_to(x, (height, width), mode, (height, width))
+        x = resize_to(x, (rows, columns), BILINEAR, shape)
+        x = add_gaussian(x, draws.noise_key, draws.noise_sigma)
+        x = compress(x, standard_steps(draws.jpeg))
+        return resize_to(x, (height, width), BILINEAR, (height, width))
 
     x = blur(from_image(image), draws.blur, config.kernel_size)
     x = on_canvas(reduced, x, 1 / draws.reduction, 1 / config.reduction[0], smaller)
-    low, high = (jnp.where(draws.grey, (a @ LUMA)[..., None], a) for a in (to_image(x), image))
+    low, high = (jnp.where(draws.grey, _grey(colour), colour) for colour in (to_image(x), image))
     return to_8_bits(low), high
+
+
+def _grey(image: Array) -> Array:
+    """(H, W, 3) -> its luma, (H, W, 1)."""
+    red, green, blue = (weight * image[..., i : i + 1] for i, weight in enumerate(LUMA))
+    return red + green + blue

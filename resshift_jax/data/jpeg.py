@@ -1,6 +1,8 @@
-"""JPEG compression as arithmetic: an image in [0, 1] and a quality in, what a decoder gives out.
+"""JPEG compression as arithmetic: an image in [0, 1] in, what a decoder gives of it out.
 
-4:2:0, the standard tables, no entropy coding. The quality need not be whole.
+4:2:0, without entropy coding, which loses nothing. How coarsely coefficients are rounded is told by
+steps, of which there are the published ones, for qualities that need not be whole, and those of
+ordinary encoders.
 """
 
 import jax.numpy as jnp
@@ -21,8 +23,6 @@ _LUMINANCE = np.array([
 ])  # fmt: skip
 _CHROMINANCE = np.full((8, 8), 99)
 _CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
-# The published operator has the luminance table transposed.
-TABLES = np.stack([_LUMINANCE.T, _CHROMINANCE])
 
 _TO_YCBCR = np.array([
     [0.299, 0.587, 0.114],
@@ -43,24 +43,43 @@ def _cosines() -> np.ndarray:
 _DCT = _cosines()
 
 
-def compress(canvas: Canvas, quality: Array) -> Canvas:
-    """The image after compression, in [0, 1].
+def published_steps(quality: Array) -> Array:
+    """The steps (2, 8, 8) of luma and chroma of the published operator, at vertical frequency u and
+    horizontal frequency v, for a quality from 1 to 100.
 
-    Args:
-        canvas: an image in [0, 1].
-        quality: 1 to 100, float32 scalar.
+    The standard tables times a factor, not rounded, the luminance table transposed.
+    """
+    factor = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
+    # At quality 100 the factor is 0; steps far below a grey level stand for none.
+    tables = np.stack([_LUMINANCE.T, _CHROMINANCE]).astype(np.float32)
+    return jnp.maximum(factor, 1e-3) * tables
+
+
+def standard_steps(quality: Array) -> Array:
+    """The steps (2, 8, 8) of libjpeg, as `published_steps`, for a whole quality: whole numbers."""
+    percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
+    tables = np.stack([_LUMINANCE, _CHROMINANCE]).astype(np.float32)
+    return jnp.clip(jnp.floor((percent * tables + 50) / 100), 1, 255)
+
+
+def compress(canvas: Canvas, steps: Array) -> Canvas:
+    """The image after compression, in [0, 1].
 
     It is completed with black to multiples of 16; the chroma of 2x2 pixels is their mean, and is
     repeated on the way back.
+
+    Args:
+        canvas: an image in [0, 1].
+        steps: (2, 8, 8), to multiples of which the coefficients of luma and chroma are rounded.
     """
     _, height, width = canvas.planes.shape
-    rgb = jnp.where(canvas.inside, 255 * canvas.planes, 0)
+    rgb = jnp.where(canvas.inside[None], 255 * canvas.planes, 0)
     rgb = jnp.pad(rgb, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)))
     luma, *chroma = _mix(_TO_YCBCR, rgb)
-    luma = _quantise((luma - 128)[None], quality, TABLES[0])[0] + 128
+    luma = _quantise((luma - 128)[None], steps[0])[0] + 128
     # Cb and Cr are centred on 128, which the transform takes off again.
     halved = jnp.stack([_mean_2x2(plane) for plane in chroma])
-    blue, red = (_repeat_2x2(plane) for plane in _quantise(halved, quality, TABLES[1]))
+    blue, red = (_repeat_2x2(plane) for plane in _quantise(halved, steps[1]))
     rgb = jnp.stack(_mix(_TO_RGB, [luma, blue, red]))[:, :height, :width]
     return canvas._replace(planes=jnp.clip(rgb / 255, 0, 1))
 
@@ -69,11 +88,12 @@ def _mix(matrix: np.ndarray, planes) -> list[Array]:
     return [sum(float(w) * plane for w, plane in zip(row, planes, strict=True)) for row in matrix]
 
 
-def _quantise(planes: Array, quality: Array, table: np.ndarray) -> Array:
-    """(P, H, W) in grey levels around 0 -> the same from coefficients rounded to the table."""
-    factor = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
-    # At quality 100 the factor is 0; steps far below a grey level stand for none.
-    steps = jnp.maximum(factor, 1e-3) * table.reshape(64, 1).astype(np.float32)
+def _quantise(planes: Array, steps: Array) -> Array:
+    """(P, H, W) in grey levels around 0 -> the same from coefficients that are multiples of steps.
+
+    steps: (8, 8).
+    """
+    steps = steps.reshape(64, 1)
     coefficients = jnp.matmul(_DCT, _to_blocks(planes), precision="highest")
     rounded = jnp.round(coefficients / steps) * steps
     return _from_blocks(jnp.matmul(_DCT.T, rounded, precision="highest"), planes.shape)

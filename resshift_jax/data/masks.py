@@ -3,7 +3,7 @@
 The three kinds of LaMa (arXiv 2109.07161): thick strokes, boxes, and outpainting at the edges.
 """
 
-from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from resshift_jax.data.config import MaskConfig
-from resshift_jax.data.draws import Numbers, happens, integer, numbers, uniform, which
+from resshift_jax.data.draws import Numbers, choice, happens, integer, numbers, uniform
 
 
 def draw_mask(key: Array, size: tuple[int, int], config: MaskConfig) -> Array:
@@ -21,16 +21,15 @@ def draw_mask(key: Array, size: tuple[int, int], config: MaskConfig) -> Array:
         ValueError: a size that leaves no room for boxes.
     """
     kind_key, key = jax.random.split(key)
-    kind = which(numbers(kind_key, 1), (config.strokes, config.boxes, config.outpainting))
-    kinds = (draw_strokes, draw_boxes, draw_outpainting)
-    mask = jax.lax.switch(kind, [_drawn(one, size, config) for one in kinds], key)
-    return mask[..., None].astype(jnp.float32)
-
-
-def _drawn(
-    kind: Callable[..., Array], size: tuple[int, int], config: MaskConfig
-) -> Callable[[Array], Array]:
-    return lambda key: kind(key, size, config)
+    shares = {
+        draw_strokes: config.strokes,
+        draw_boxes: config.boxes,
+        draw_outpainting: config.outpainting,
+    }
+    shares = {kind: share for kind, share in shares.items() if share > 0}
+    index = choice(numbers(kind_key, 1), list(shares.values()))
+    kinds = [partial(kind, size=size, config=config) for kind in shares]
+    return jax.lax.switch(index, kinds, key)[..., None].astype(jnp.float32)
 
 
 def draw_strokes(key: Array, size: tuple[int, int], config: MaskConfig) -> Array:
@@ -38,7 +37,7 @@ def draw_strokes(key: Array, size: tuple[int, int], config: MaskConfig) -> Array
 
     A segment ends at its start + length * (sin, cos) of an angle of 0.01, 1.01, 2.01 or 3.01
     radians, or of 2 pi less one of them in the first, third and fifth stroke, in whole pixels and
-    within the image.
+    from 0 to the image's width and height.
     """
     height, width = size
     most, longest = config.stroke_count[1], config.stroke_segments[1]
@@ -55,7 +54,7 @@ def draw_strokes(key: Array, size: tuple[int, int], config: MaskConfig) -> Array
         angle = jnp.where(strokes % 2 == 0, 2 * np.pi - angle, angle)
         length, thickness = integer(u, config.segment_length), integer(u, config.segment_width)
         step = length[:, None] * jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1)
-        end = jnp.clip((start + step).astype(jnp.int32), 0, np.array([width, height]))
+        end = jnp.clip((start + step).astype(jnp.int32), 0, np.array([[width, height]], np.int32))
         lines.append((start, end, thickness, stroke_is_drawn & (segment < segments)))
         start = end
     return _near_lines(size, *(jnp.concatenate(parts) for parts in zip(*lines, strict=True)))
@@ -74,7 +73,8 @@ def _near_lines(
         start, end, width, is_drawn = line
         along = (end - start).astype(jnp.float32)
         from_x, from_y = x - start[0], y - start[1]
-        share = (from_x * along[0] + from_y * along[1]) / jnp.maximum(along @ along, 1)
+        squared_length = along[0] ** 2 + along[1] ** 2
+        share = (from_x * along[0] + from_y * along[1]) / jnp.maximum(squared_length, 1)
         share = jnp.clip(share, 0, 1)
         distance = jnp.hypot(from_x - share * along[0], from_y - share * along[1])
         return mask | (is_drawn & (distance <= width / 2)), None
@@ -100,7 +100,7 @@ def draw_boxes(key: Array, size: tuple[int, int], config: MaskConfig) -> Array:
     mask = jnp.zeros(size, bool)
     for box in range(most):
         rows, columns = (_draw_interval(u, side, config) for side in size)
-        mask |= (box < count) & rows[:, None] & columns
+        mask |= (box < count) & rows[:, None] & columns[None, :]
     return mask
 
 
@@ -115,13 +115,13 @@ def _draw_interval(u: Numbers, length: int, config: MaskConfig) -> Array:
 
 
 def draw_outpainting(key: Array, size: tuple[int, int], config: MaskConfig) -> Array:
-    """(H, W) bool: bands at the edges that are chosen, a share of the side each."""
+    """(H, W) bool: bands at the edges that are chosen, a share of the side and at least a pixel."""
     u = numbers(key, 9)
-    chosen = jnp.stack([happens(u, 0.5) for _ in range(4)])
+    chosen = jnp.stack([happens(u, config.edge_prob) for _ in range(4)])
     chosen |= ~chosen.any() & (jnp.arange(4) == integer(u, (0, 3)))
     top, bottom, left, right = (
-        jnp.where(use, jnp.floor(uniform(u, config.outpainting_share) * side), 0)
+        jnp.where(use, jnp.maximum(jnp.floor(uniform(u, config.outpainting_share) * side), 1), 0)
         for use, side in zip(chosen, (size[0], size[0], size[1], size[1]), strict=True)
     )
-    y, x = jnp.arange(size[0])[:, None], jnp.arange(size[1])
+    y, x = jnp.arange(size[0])[:, None], jnp.arange(size[1])[None, :]
     return (y < top) | (y >= size[0] - bottom) | (x < left) | (x >= size[1] - right)

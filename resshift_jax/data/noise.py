@@ -15,7 +15,7 @@ from resshift_jax.data.canvas import Canvas
 from resshift_jax.data.config import NoiseConfig
 from resshift_jax.data.draws import Numbers, happens, uniform
 
-LUMA = np.array([0.2989, 0.587, 0.114], np.float32)
+LUMA = (0.2989, 0.587, 0.114)  # as the published operator has it
 
 
 class Noise(NamedTuple):
@@ -53,30 +53,49 @@ def add_noise(canvas: Canvas, noise: Noise) -> Canvas:
     rounded to 8 bits; v is the number of its distinct values, rounded up to a power of 2.
     """
     planes = canvas.planes
-    count, height, width = planes.shape
-    luma = jnp.einsum("c,chw->hw", LUMA, planes, precision="highest")
-    levels = jnp.clip(jnp.round(255 * jnp.where(noise.grey, luma, planes)), 0, 255)
+    red, green, blue = (weight * plane for weight, plane in zip(LUMA, planes, strict=True))
+    luma = red + green + blue
+    levels = jnp.clip(jnp.round(255 * jnp.where(noise.grey, luma[None], planes)), 0, 255)
     distinct = count_distinct(levels.astype(jnp.uint32), canvas.inside)
-    v = jnp.exp2(32.0 - jax.lax.clz(distinct - 1))
+    v = 2.0 ** (32 - jax.lax.clz(distinct - 1)).astype(jnp.float32)
 
-    def add_plane(channel: Array, values: Array) -> Array:
-        z = symmetric_uniform(jax.random.fold_in(noise.key, channel), (height, width))
-        normal = np.float32(np.sqrt(2)) * jax.lax.erf_inv(z)
-        rate = levels[channel] / 255 * v
-        plane = jax.lax.cond(
+    def draw_plane(channel: Array, level: Array) -> Array:
+        z, normal = _draw_normal(noise.key, channel, level.shape)
+        rate = level / 255 * v
+        return jax.lax.cond(
             noise.gaussian,
             lambda: noise.sigma / 255 * normal,
             lambda: noise.scale * (poisson(rate, z, normal) - rate) / v,
         )
-        return values.at[channel].set(plane)
 
-    drawn = jnp.where(noise.grey, 1, count)
-    values = jax.lax.fori_loop(0, drawn, add_plane, jnp.zeros_like(planes))
-    values = jnp.where(noise.grey, values[0], values)
+    def draw_needed_plane(args: tuple[Array, Array]) -> Array:
+        channel, level = args
+        is_needed = (channel == 0) | ~noise.grey
+        return jax.lax.cond(is_needed, lambda: draw_plane(*args), lambda: jnp.zeros_like(level))
+
+    values = jax.lax.map(draw_needed_plane, (jnp.arange(len(planes)), levels))
+    values = jnp.where(noise.grey, values[:1], values)
     return canvas._replace(planes=jnp.clip(planes + values, 0, 1))
 
 
-def symmetric_uniform(key: Array, shape: tuple[int, int]) -> Array:
+def add_gaussian(canvas: Canvas, key: Array, sigma: Array) -> Canvas:
+    """The image with Gaussian noise of each channel, clipped to [0, 1].
+
+    sigma: its standard deviation, in grey levels of 255, scalar.
+    """
+    planes = canvas.planes
+    draw = partial(_draw_normal, key, shape=planes.shape[1:])
+    _, normal = jax.vmap(draw)(jnp.arange(len(planes)))
+    return canvas._replace(planes=jnp.clip(planes + sigma / 255 * normal, 0, 1))
+
+
+def _draw_normal(key: Array, channel: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Numbers (H, W) evenly in (-1, 1), and the normally distributed ones made from them."""
+    z = symmetric_uniform(jax.random.fold_in(key, channel), shape)
+    return z, np.float32(np.sqrt(2)) * jax.lax.erf_inv(z)
+
+
+def symmetric_uniform(key: Array, shape: tuple[int, ...]) -> Array:
     """Evenly in (-1, 1), float32 (H, W); a value depends on its place alone, not on the shape.
 
     sqrt(2) erf_inv of it is normally distributed.
@@ -84,7 +103,9 @@ def symmetric_uniform(key: Array, shape: tuple[int, int]) -> Array:
     height, width = shape
     keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(height))
     least = np.nextafter(np.float32(-1), np.float32(0))
-    row = partial(jax.random.uniform, shape=(width,), minval=least, maxval=1)
+    row = partial(
+        jax.random.uniform, shape=(width,), dtype=jnp.float32, minval=least, maxval=np.float32(1)
+    )
     return jax.vmap(row)(keys)
 
 
@@ -123,7 +144,7 @@ def count_distinct(levels: Array, inside: Array) -> Array:
     Each value has its bit in one of eight words, which are joined by a logical or: less work than
     sorting, and unlike a scatter fast on every device.
     """
-    bits = jnp.where(inside, jnp.uint32(1) << (levels & 31), 0)
+    bits = jnp.where(inside[None], jnp.uint32(1) << (levels & 31), 0)
     words = [jnp.where(levels >> 5 == word, bits, 0) for word in range(8)]
     columns = jax.lax.reduce(  # of all eight words in one pass
         [word.reshape(-1, word.shape[-1]) for word in words],

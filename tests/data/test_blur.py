@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close, golden
-from draw_checks import assert_even, assert_share, on_larger_canvas
+from data_checks import assert_even, assert_share, on_larger_canvas
 
 from resshift_jax.data import blur
 from resshift_jax.data.blur import Kernel

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import FIXTURES, assert_close
-from draw_checks import assert_even, assert_share
+from data_checks import assert_even, assert_share
 from PIL import Image
 
-from resshift_jax.data import blur, degrade, jpeg, noise, resize
+from resshift_jax.data import blur, degrade, jpeg, noise
+from resshift_jax.data import random_resize as resize
 from resshift_jax.data.canvas import Canvas, in_unit_range
 from resshift_jax.data.config import TEST_SET, DegradationConfig
 
@@ -47,7 +48,9 @@ class OneByOne:
         self.config = config
         self.blur = jax.jit(blur.blur, static_argnums=2)
         self.noise = jax.jit(noise.add_noise)
-        self.jpeg = jax.jit(lambda canvas, quality: jpeg.compress(clipped(canvas), quality))
+        self.jpeg = jax.jit(
+            lambda canvas, quality: jpeg.compress(clipped(canvas), jpeg.published_steps(quality))
+        )
         self.by = jax.jit(partial(resize.resize_by, shape=(side, side)))
         self.to = jax.jit(
             lambda canvas, size, mode: resize.resize_to(canvas, (size, size), mode, (side, side))
@@ -136,9 +139,15 @@ def test_8_bit_images_are_those_in_unit_range(images):
 
 def test_canvases_and_vmap_give_the_same_result(degraded, images):
     draws = jax.vmap(partial(degrade.draw, config=TRAINING))(KEYS)
-    apply = partial(degrade.apply, config=TRAINING)  # without smaller canvases
-    found = jax.jit(jax.vmap(apply))(draws, images.astype(np.float32) / 255)
+    apply = partial(degrade.degrade_image, config=TRAINING)  # without smaller canvases
+    together = jax.jit(jax.vmap(apply))
+    found = together(draws, images.astype(np.float32) / 255)
     assert_same_levels(255 * found, 255 * degraded)
+
+
+def test_whole_numbers_of_other_kinds_are_refused():
+    with pytest.raises(ValueError, match="images of int32 given, uint8 or floats"):
+        in_unit_range(jnp.zeros((1, 64, 64, 3), jnp.int32))
 
 
 def test_sides_must_be_multiples_of_the_scale():
@@ -151,9 +160,17 @@ def test_statistics(config):
     keys = jax.random.split(jax.random.key(8), 2000)
     drawn = jax.jit(jax.vmap(partial(degrade.draw, config=config)))(keys)
     assert_share(drawn.twice, config.second_prob)
-    assert_share(drawn.jpeg_first, 0.5)
+    assert_share(drawn.jpeg_first, config.jpeg_first_prob)
     assert_share(drawn.sinc.used, config.sinc.prob)
     assert_share(drawn.second.blur.used, config.second.blur.prob)
+    for stage, its in ((drawn.first, config.first), (drawn.second, config.second)):
+        assert_even(stage.noise.sigma, its.noise.gaussian_sigma)
+        assert_even(stage.noise.scale, its.noise.poisson_scale)
+        factor = np.asarray(stage.resize.factor)
+        assert_even(factor[factor < 1], its.resize.down)
+        assert_even(factor[factor > 1], its.resize.up)
+        assert_even(stage.blur.sigma[:, 0], its.blur.sigma)
+        assert np.asarray(stage.blur.size).max() == its.blur.sizes[1]
     assert_even(drawn.first_jpeg, config.first_jpeg)
     assert_even(drawn.jpeg, config.jpeg)
     for mode in resize.MODES:

@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from draw_checks import assert_share
+from data_checks import assert_even, assert_share
 from PIL import Image, ImageDraw
 
 from resshift_jax.data import masks
@@ -90,20 +90,81 @@ def test_coverage(draw, reference):
         assert abs(a.mean() - b.mean()) <= 3.5 * standard_error + 0.001, which
 
 
-def test_kinds_and_values():
-    keys = jax.random.split(jax.random.key(1), DRAWS)
+KINDS = {
+    "strokes": masks.draw_strokes,
+    "boxes": masks.draw_boxes,
+    "outpainting": masks.draw_outpainting,
+}
+NONE = dict.fromkeys(KINDS, 0.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_alone(kind):
+    config = MaskConfig(**(NONE | {kind: 1.0}))
+    for key in jax.random.split(jax.random.key(3), 3):
+        found = masks.draw_mask(key, SIZE, config)
+        assert found.shape == (*SIZE, 1)
+        assert found.dtype == np.float32
+        expected = KINDS[kind](jax.random.split(key)[1], SIZE, config)
+        np.testing.assert_array_equal(found[..., 0], expected.astype(np.float32))
+
+
+def test_kinds_have_their_shares():
     config = MaskConfig(strokes=0.5, boxes=0.2, outpainting=0.3)
     draw = jax.jit(jax.vmap(partial(masks.draw_mask, size=(64, 64), config=config)))
-    found = np.asarray(draw(keys))
-    assert found.shape == (DRAWS, 64, 64, 1)
-    assert found.dtype == np.float32
-    assert np.isin(found, (0, 1)).all()
-    assert found.any((1, 2, 3)).all()
+    filled = np.asarray(draw(jax.random.split(jax.random.key(1), DRAWS)))[..., 0] > 0
+    assert filled.any((1, 2)).all()
     margin = np.ones((64, 64), bool)
     margin[10:-10, 10:-10] = False
-    filled = found[..., 0] > 0
-    # Only boxes leave the margin free; whole bands at the edges are nearly always outpainting's.
-    assert_share(~(filled & margin).any((1, 2)) & filled[:, 15:-15, 15:-15].any((1, 2)), 0.2)
+    # Boxes leave the margin free. Outpainting leaves the centre free, and fills whole bands.
+    free_margin = ~(filled & margin).any((1, 2))
+    bands = (filled == filled.all(1)[:, None, :] | filled.all(2)[:, :, None]).all((1, 2))
+    assert_share(free_margin, 0.2)
+    assert_share(bands & ~filled[:, 20:44, 20:44].any((1, 2)), 0.3)
+
+
+def test_sides_of_boxes_and_their_places():
+    config = MaskConfig(box_count=(1, 1))
+    keys = jax.random.split(jax.random.key(4), DRAWS)
+    found = np.asarray(jax.jit(jax.vmap(lambda key: masks.draw_boxes(key, SIZE, config)))(keys))
+    for axis, length in ((2, SIZE[0]), (1, SIZE[1])):
+        line = found.any(axis)
+        side, start = line.sum(1), line.argmax(1)
+        assert (side.min(), side.max()) == (30, 150)
+        assert_even(side + np.random.default_rng(0).random(DRAWS), (30, 151))
+        assert start.min() == 10
+        assert (start + side).max() == length - 10
+        room = length - 20 - side + 1
+        assert_even((start - 10 + np.random.default_rng(1).random(DRAWS)) / room, (0, 1))
+
+
+def test_lengths_and_angles_of_strokes():
+    """Of one thin segment from anywhere, as far as the image does not cut it off."""
+    size = (600, 600)
+    config = MaskConfig(stroke_count=(1, 1), stroke_segments=(1, 1), segment_width=(1, 1))
+    draw = jax.jit(lambda keys: jax.lax.map(lambda k: masks.draw_strokes(k, size, config), keys))
+    found = np.asarray(draw(jax.random.split(jax.random.key(5), 400)))
+    lengths, slopes = [], []
+    for mask in found:
+        y, x = np.nonzero(mask)
+        if min(x.min(), y.min()) > 0 and max(x.max(), y.max()) < 599:
+            height, width = np.ptp(y), np.ptp(x)
+            lengths.append(np.hypot(height, width))
+            slopes.append(np.degrees(np.arctan2(width, height)))
+    assert len(lengths) > 150
+    assert 9 <= min(lengths) < 25
+    assert 195 < max(lengths) <= 211
+    # The angles against the columns: 0.01, 1.01, 2.01 and 3.01 radians, of which lines show less.
+    expected = np.degrees([0.01, 1.01, np.pi - 2.01, np.pi - 3.01])
+    nearest = np.abs(np.subtract.outer(slopes, expected)).min(1)
+    assert np.median(nearest) < 1
+    assert set(np.abs(np.subtract.outer(slopes, expected)).argmin(1)) == {0, 1, 2, 3}
+
+
+def test_outpainting_shows_on_small_images():
+    keys = jax.random.split(jax.random.key(6), DRAWS)
+    draw = jax.jit(jax.vmap(lambda key: masks.draw_outpainting(key, (16, 16), CONFIG)))
+    assert np.asarray(draw(keys)).any((1, 2)).all()
 
 
 def test_the_same_key_the_same_mask():
@@ -116,6 +177,8 @@ def test_the_same_key_the_same_mask():
     assert len(np.unique(together.reshape(8, -1), axis=0)) == 8
 
 
-def test_an_image_without_room_for_boxes_is_refused():
+def test_an_image_without_room_for_boxes_is_refused_where_boxes_are_drawn():
     with pytest.raises(ValueError, match="masks of 64x20 asked for, more than 20 needed"):
         masks.draw_mask(jax.random.key(0), (20, 64), CONFIG)
+    without = MaskConfig(strokes=0.5, boxes=0, outpainting=0.5)
+    assert masks.draw_mask(jax.random.key(0), (20, 64), without).any()

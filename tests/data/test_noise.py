@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close
-from draw_checks import assert_even, assert_share, on_larger_canvas
+from data_checks import assert_even, assert_share, on_larger_canvas
 
 from resshift_jax.data import noise
 from resshift_jax.data.canvas import from_image
@@ -83,6 +83,43 @@ def test_shot_noise_of_an_image_has_the_variance_of_its_brightness(level):
     assert abs(drawn.mean()) <= 3 * (exact / 2 / n) ** 0.5
     standard_error = ((2 * exact + 2 * (2 * exact) ** 2) / n) ** 0.5 / 4
     assert abs(drawn.var() - exact / 2) <= 3 * standard_error
+
+
+def shot_noise(image: np.ndarray, grey: bool, scale: float = 0.01) -> np.ndarray:
+    """What Poisson noise adds to an image, divided by its scale; nothing is clipped."""
+    drawn = make_noise(gaussian=False, grey=grey, scale=scale)
+    noisy = add_noise(from_image(jnp.asarray(image)), drawn)
+    return (np.asarray(noisy.planes, np.float64).transpose(1, 2, 0) - image) / scale
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_shot_noise_is_that_of_the_image_in_8_bits(grey):
+    x8 = 31 / 255
+    image = np.full((64, 64, 3), x8 + 0.0015, np.float32)  # not of 8 bits; one value, so v is 1
+    counts = shot_noise(image, grey) + x8
+    assert np.abs(counts - np.round(counts)).max() < 1e-4
+    assert set(np.round(counts).ravel()) >= {0, 1}
+
+
+def test_grey_shot_noise_is_that_of_the_luma():
+    # Red, green and blue of one luma, 77 in 8 bits: v is 1, where the colours would make it 4.
+    weights = np.array([0.2989, 0.587, 0.114])
+    image = np.full((SIDE, SIDE, 3), 0.25, np.float32)
+    for channel in range(3):
+        image[channel::3, :, channel] += 0.052 / weights[channel]
+    rate = 77 / 255
+    counts = shot_noise(image, grey=True)[..., 1] + rate
+    assert np.abs(counts - np.round(counts)).max() < 1e-3
+    assert abs(counts.mean() - rate) <= 3 * (rate / counts.size) ** 0.5
+
+
+def test_gaussian_noise_of_faces():
+    image = from_image(jnp.full((SIDE, SIDE, 3), 0.5))
+    noisy = noise.add_gaussian(image, jax.random.key(0), jnp.float32(12))
+    drawn = 255 * (np.asarray(noisy.planes) - 0.5)
+    assert abs(drawn.std() - 12) <= 4 * 12 / (2 * drawn.size) ** 0.5
+    as_colour = add_noise(image, make_noise(gaussian=True, sigma=12))
+    assert_close(noisy.planes, as_colour.planes, 1e-6)
 
 
 def test_gaussian_noise_has_its_standard_deviation():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import assert_close, golden
-from draw_checks import assert_even, assert_share, on_larger_canvas
+from data_checks import assert_even, assert_share, on_larger_canvas
 
-from resshift_jax.data import resize
+from resshift_jax.data import random_resize as resize
 from resshift_jax.data.canvas import from_image, to_image
 from resshift_jax.data.config import TEST_SET, DegradationConfig
 from resshift_jax.data.draws import numbers
@@ -40,6 +40,13 @@ def test_the_published_resizing(mode, larger):
 
 
 @pytest.mark.parametrize("mode", resize.MODES, ids=NAMES.get)
+def test_a_mode_that_is_not_drawn(mode):
+    found = resize.resize_to(image_canvas(False), (24, 32), mode, (24, 32))
+    expected = golden("degradation_ops")[f"resize:{NAMES[mode]}_to_24x32"][0]
+    assert_close(to_image(found), expected, 1e-6)
+
+
+@pytest.mark.parametrize("mode", resize.MODES, ids=NAMES.get)
 def test_the_same_size_is_the_image_itself(mode):
     canvas = image_canvas(True)
     found = resize_by(canvas, jnp.float32(1), jnp.int32(mode), (96, 128))
@@ -63,3 +70,4 @@ def test_statistics(config):
     for each in resize.MODES:
         assert_share(mode == each, 1 / 3)
         assert_share(mode[factor < 1] == each, 1 / 3)
+        assert_even(factor[(factor < 1) & (mode == each)], config.down)

@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from resshift_jax.data.canvas import Canvas
 from resshift_jax.data.config import ResizeConfig
-from resshift_jax.data.draws import Numbers, integer, uniform, which
+from resshift_jax.data.draws import Numbers, choice, integer, uniform
 from resshift_jax.resize import CUBIC_A, cubic
 
 AREA, BILINEAR, BICUBIC = range(3)
@@ -30,7 +29,7 @@ class Resize(NamedTuple):
 
 def draw_resize(u: Numbers, config: ResizeConfig) -> Resize:
     """A resizing by a random factor, from four numbers."""
-    change = which(u, (config.up_prob, config.down_prob, 1 - config.up_prob - config.down_prob))
+    change = choice(u, (config.up_prob, config.down_prob, 1 - config.up_prob - config.down_prob))
     factors = jnp.stack([uniform(u, config.up), uniform(u, config.down), jnp.float32(1)])
     return Resize(factor=factors[change], mode=draw_mode(u))
 
@@ -45,36 +44,48 @@ def resize_by(canvas: Canvas, factor: Array, mode: Array, shape: tuple[int, int]
 
     Bilinear and bicubic look at (i + 1/2) / factor - 1/2, whatever the rounding of the size.
     """
-    size = [jnp.maximum(jnp.floor(side * factor).astype(jnp.int32), 1) for side in canvas[1:]]
-    return _resize(canvas, size, (1 / factor, 1 / factor), mode, shape)
+    height, width = (whole(side * factor) for side in (canvas.height, canvas.width))
+    return _resize(canvas, (height, width), (1 / factor, 1 / factor), mode, shape)
 
 
 def resize_to(
-    canvas: Canvas, size: tuple[Array | int, Array | int], mode: Array, shape: tuple[int, int]
+    canvas: Canvas, size: tuple[Array | int, Array | int], mode: Array | int, shape: tuple[int, int]
 ) -> Canvas:
     """The image resized to `size` (height, width) on a canvas of `shape` (H, W)."""
-    steps = (canvas.height / size[0], canvas.width / size[1])
-    return _resize(canvas, [jnp.int32(side) for side in size], steps, mode, shape)
+    height, width = (jnp.int32(side) for side in size)
+    steps = (canvas.height / height, canvas.width / width)
+    return _resize(canvas, (height, width), steps, mode, shape)
 
 
-def _resize(canvas: Canvas, size, steps, mode: Array, shape: tuple[int, int]) -> Canvas:
-    rows, columns = (
-        _matrix(canvas.planes.shape[axis + 1], shape[axis], canvas[axis + 1], size[axis],
-                steps[axis], mode)
-        for axis in range(2)
-    )  # fmt: skip
+def whole(side: Array) -> Array:
+    """The length of a side, rounded down, at least 1, int32."""
+    return jnp.maximum(jnp.floor(side), 1).astype(jnp.int32)
+
+
+def _resize(
+    canvas: Canvas,
+    size: tuple[Array, Array],
+    steps: tuple[Array, Array],
+    mode: Array | int,
+    shape: tuple[int, int],
+) -> Canvas:
+    _, height, width = canvas.planes.shape
+    rows = _matrix(height, shape[0], canvas.height, size[0], steps[0], mode)
+    columns = _matrix(width, shape[1], canvas.width, size[1], steps[1], mode)
     product = partial(jnp.einsum, precision="highest")
     planes = product("ih,chw->ciw", rows, canvas.planes)
     return Canvas(product("ciw,jw->cij", planes, columns), *size)
 
 
-def _matrix(length: int, new_length: int, n: Array, m: Array, step: Array, mode: Array) -> Array:
+def _matrix(
+    length: int, new_length: int, n: Array, m: Array, step: Array, mode: Array | int
+) -> Array:
     """(new_length, length): n valid pixels to m, `step` old pixels from one new pixel to the next.
 
     No antialiasing. Area is the mean of [floor(i n / m), ceil((i + 1) n / m)).
     """
-    i, j = jnp.arange(new_length)[:, None], jnp.arange(length)
-    place = (i + 0.5) * step - 0.5
+    i, j = jnp.arange(new_length)[:, None], jnp.arange(length)[None, :]
+    place = (i.astype(jnp.float32) + 0.5) * step.astype(jnp.float32) - 0.5
 
     def area() -> Array:
         start, end = i * n // m, -(-(i + 1) * n // m)
@@ -84,10 +95,13 @@ def _matrix(length: int, new_length: int, n: Array, m: Array, step: Array, mode:
         return jnp.maximum(1 - jnp.abs(jnp.clip(place, 0, n - 1) - j), 0)
 
     def bicubic() -> Array:
-        taps = jnp.floor(place).astype(jnp.int32) + np.arange(-1, 3)
-        weights = cubic(place - taps, CUBIC_A)
-        taps = jnp.clip(taps, 0, n - 1)  # edges are repeated
-        return jnp.sum(jnp.where(taps[..., None] == j, weights[..., None], 0), axis=1)
+        below = jnp.floor(place)
+        matrix = jnp.zeros((new_length, length), jnp.float32)
+        for tap in range(-1, 3):
+            edge = jnp.clip(below + tap, 0, n - 1)  # edges are repeated
+            matrix += jnp.where(edge == j, cubic(place - below - tap, CUBIC_A), 0)
+        return matrix
 
-    matrix = jax.lax.switch(mode, (area, bilinear, bicubic))
+    kinds = (area, bilinear, bicubic)
+    matrix = kinds[mode]() if isinstance(mode, int) else jax.lax.switch(mode, kinds)
     return jnp.where((i < m) & (j < n), matrix, 0)
