@@ -143,6 +143,9 @@ def test_canvases_and_vmap_give_the_same_result(degraded, images):
     together = jax.jit(jax.vmap(apply))
     found = together(draws, images.astype(np.float32) / 255)
     assert_same_levels(255 * found, 255 * degraded)
+    few = jax.tree.map(itemgetter(slice(4, 7)), draws)
+    alone = together(few, images[4:7].astype(np.float32) / 255)
+    assert_same_levels(255 * alone, 255 * np.asarray(found[4:7]))
 
 
 def test_whole_numbers_of_other_kinds_are_refused():

@@ -31,15 +31,14 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.float32])
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize(
     "mode", [partial(jax.numpy_rank_promotion, "raise"), partial(jax.enable_x64, True)],
     ids=["no rank promotion", "x64"],
 )  # fmt: skip
-def test_results_are_float32(mode, function, dtype):
+def test_results_are_float32(mode, function):
     with mode():
-        out = jax.eval_shape(function, KEYS, jax.ShapeDtypeStruct((2, 64, 64, 3), dtype))
+        out = jax.eval_shape(function, KEYS, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.uint8))
     for leaf in jax.tree.leaves(out):
         assert leaf.dtype == jnp.float32
         assert leaf.shape[0] == 2
