@@ -334,17 +334,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: {value!r} given, one of {', '.join(options)} needed")
         return value
     if isinstance(hint, types.GenericAlias):  # tuple[int, ...] or tuple[float, float]
-        item, *rest = typing.get_args(hint)
-        count = None if rest == [...] else 1 + len(rest)
+        item, second = typing.get_args(hint)
         admitted = (int, float) if item is float else (item,)
-        if (
-            not isinstance(value, list | tuple)
-            or not all(type(v) in admitted for v in value)
-            or len(value) != (len(value) if count is None else count)
-        ):
+        is_list = isinstance(value, list | tuple) and all(type(v) in admitted for v in value)
+        if not is_list or (second is not ... and len(value) != 2):
+            needed = "a list of" if second is ... else "two"
             numbers = "whole numbers" if item is int else "numbers"
-            needed = f"{'a list of' if count is None else count} {numbers}"
-            raise ConfigError(f"{where}: {value!r} given, {needed} needed")
+            raise ConfigError(f"{where}: {value!r} given, {needed} {numbers} needed")
         return tuple(item(v) for v in value)
     if hint is float and type(value) is int:
         return float(value)

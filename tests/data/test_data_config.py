@@ -100,10 +100,10 @@ def test_the_published_faces_and_masks():
     ("values", "key", "given"),
     [
         ({"first_jpeg": 50.0}, "first_jpeg", "50.0"),
-        ({"first_jpeg": [30.0]}, "first_jpeg", r"\[30.0\] given, 2 numbers"),
+        ({"first_jpeg": [30.0]}, "first_jpeg", r"\[30.0\] given, two numbers"),
         ({"first_jpeg": [30.0, "95"]}, "first_jpeg", "'95'"),
         ({"jpeg": [30.0, True]}, "jpeg", "True"),
-        ({"first": {"blur": {"sizes": [3.0, 19]}}}, "first.blur.sizes", "2 whole numbers"),
+        ({"first": {"blur": {"sizes": [3.0, 19]}}}, "first.blur.sizes", "two whole numbers"),
         ({"second": {"noise": {"grey": 0.4}}}, "second.noise.grey", "unknown key"),
     ],
 )
