@@ -31,7 +31,7 @@ from resshift_jax.data.blur import blur
 from resshift_jax.data.canvas import Canvas, for_each_image, from_image, on_canvas
 from resshift_jax.data.config import TEST_SET, DegradationConfig
 from resshift_jax.data.degrade import SMALLER_CANVASES, Draws, degrade, draw
-from resshift_jax.data.jpeg import compress, published_steps
+from resshift_jax.data.jpeg import compress
 from resshift_jax.data.noise import add_noise
 from resshift_jax.data.random_resize import resize_by, resize_to
 from resshift_jax.platform import compiler_options
@@ -90,7 +90,7 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
     low = side // config.scale, side // config.scale
 
     def last_jpeg(d: Draws, x: Canvas) -> Canvas:
-        return compress(x, published_steps(d.jpeg))
+        return compress(x, d.jpeg)
 
     def resize_first(d: Draws, image: Array, smaller) -> Array:
         def on_shape(shape: tuple[int, int], x: Canvas) -> Array:
@@ -103,7 +103,7 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
         "first blur": of_image(lambda d, x: blur(x, d.first.blur, config.first.blur.sizes[1])),
         "first resizing": resize_first,
         "first noise": of_resized(lambda d, x: add_noise(x, d.first.noise), config),
-        "first JPEG": of_resized(lambda d, x: compress(x, published_steps(d.first_jpeg)), config),
+        "first JPEG": of_resized(lambda d, x: compress(x, d.first_jpeg), config),
         "second blur": of_resized(
             if_drawn(
                 lambda d: d.twice,
@@ -112,9 +112,7 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
             config,
         ),
         "last JPEG, before resizing": of_resized(
-            if_drawn(
-                lambda d: d.jpeg_first & ~d.twice, lambda d, x: compress(x, published_steps(d.jpeg))
-            ),
+            if_drawn(lambda d: d.jpeg_first & ~d.twice, lambda d, x: compress(x, d.jpeg)),
             config,
         ),
         "second resizing": of_resized(lambda d, x: resize_to(x, low, d.mode, low), config),
@@ -128,7 +126,7 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
         "last JPEG, after resizing": of_low(
             if_drawn(
                 lambda d: ~(d.jpeg_first & ~d.twice),
-                lambda d, x: compress(x, published_steps(d.jpeg)),
+                lambda d, x: compress(x, d.jpeg),
             ),
             low,
         ),

@@ -25,7 +25,7 @@ from resshift_jax.data.canvas import (
 )
 from resshift_jax.data.config import DegradationConfig, StageConfig
 from resshift_jax.data.draws import Numbers, happens, numbers, uniform
-from resshift_jax.data.jpeg import compress, published_steps
+from resshift_jax.data.jpeg import compress
 from resshift_jax.data.noise import Noise, add_noise, draw_noise
 from resshift_jax.data.random_resize import (
     Resize,
@@ -134,7 +134,7 @@ def degrade_image(
     second_shape = canvas_shape(low, config.second.resize.greatest)
 
     def last_jpeg(x: Canvas) -> Canvas:
-        return compress(x._replace(planes=jnp.clip(x.planes, 0, 1)), published_steps(draws.jpeg))
+        return compress(x._replace(planes=jnp.clip(x.planes, 0, 1)), draws.jpeg)
 
     def if_jpeg_first(x: Canvas) -> Canvas:
         return jax.lax.cond(draws.jpeg_first, last_jpeg, lambda x: x, x)
@@ -142,7 +142,7 @@ def degrade_image(
     def first_stage(shape: tuple[int, int], x: Canvas) -> Canvas:
         """From its resizing on, and with all else that is done to images of this size."""
         x = resize_by(x, *draws.first.resize, shape)
-        x = compress(add_noise(x, draws.first.noise), published_steps(draws.first_jpeg))
+        x = compress(add_noise(x, draws.first.noise), draws.first_jpeg)
         if config.second_prob == 0:
             return to_low(x)
         return jax.lax.cond(draws.twice, to_second_stage, to_low, x)

@@ -23,7 +23,7 @@ from resshift_jax.data.canvas import (
 )
 from resshift_jax.data.config import FaceDegradationConfig
 from resshift_jax.data.draws import happens, numbers, uniform
-from resshift_jax.data.jpeg import compress, standard_steps
+from resshift_jax.data.jpeg import compress_as_libjpeg
 from resshift_jax.data.noise import add_gaussian
 from resshift_jax.data.random_resize import BILINEAR, resize_to, whole
 
@@ -68,7 +68,7 @@ def draw_face(key: Array, config: FaceDegradationConfig) -> FaceDraws:
 def degrade_faces(keys: Array, images: Array, config: FaceDegradationConfig) -> tuple[Array, Array]:
     """The low-quality and the high-quality images of a batch, to be compiled with jax.jit.
 
-    JPEG is that of an ordinary encoder, which is given a whole quality. Flipping is not done here.
+    JPEG is libjpeg's, which is given a whole quality. Flipping is not done here.
 
     Args:
         keys: (B,) keys; a pair depends on its key and its image alone, not on the batch.
@@ -104,7 +104,7 @@ def degrade_face(
     def reduced(shape: tuple[int, int], x: Canvas) -> Canvas:
         x = resize_to(x, (rows, columns), BILINEAR, shape)
         x = add_gaussian(x, draws.noise_key, draws.noise_sigma)
-        x = compress(x, standard_steps(draws.jpeg))
+        x = compress_as_libjpeg(x, draws.jpeg)
         return resize_to(x, (height, width), BILINEAR, (height, width))
 
     x = blur(from_image(image), draws.blur, config.kernel_size)

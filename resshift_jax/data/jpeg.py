@@ -1,8 +1,7 @@
 """JPEG compression as arithmetic: an image in [0, 1] in, what a decoder gives of it out.
 
-4:2:0, without entropy coding, which loses nothing. How coarsely coefficients are rounded is told by
-steps, of which there are the published ones, for qualities that need not be whole, and those of
-ordinary encoders.
+4:2:0, without entropy coding, which loses nothing. `compress` is the published operator, which
+takes qualities that are not whole; `compress_as_libjpeg` is what ordinary programs do.
 """
 
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ _LUMINANCE = np.array([
     [24, 35, 55, 64, 81, 104, 113, 92],
     [49, 64, 78, 87, 103, 121, 120, 101],
     [72, 92, 95, 98, 112, 100, 103, 99],
-])  # fmt: skip
-_CHROMINANCE = np.full((8, 8), 99)
+], np.float32)  # fmt: skip
+_CHROMINANCE = np.full((8, 8), 99, np.float32)
 _CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 _TO_YCBCR = np.array([
@@ -43,56 +42,86 @@ def _cosines() -> np.ndarray:
 _DCT = _cosines()
 
 
-def published_steps(quality: Array) -> Array:
-    """The steps (2, 8, 8) of luma and chroma of the published operator, at vertical frequency u and
-    horizontal frequency v, for a quality from 1 to 100.
+def compress(canvas: Canvas, quality: Array) -> Canvas:
+    """The image after the published compression, in [0, 1].
 
-    The standard tables times a factor, not rounded, the luminance table transposed.
-    """
-    factor = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
-    # At quality 100 the factor is 0; steps far below a grey level stand for none.
-    tables = np.stack([_LUMINANCE.T, _CHROMINANCE]).astype(np.float32)
-    return jnp.maximum(factor, 1e-3) * tables
-
-
-def standard_steps(quality: Array) -> Array:
-    """The steps (2, 8, 8) of libjpeg, as `published_steps`, for a whole quality: whole numbers."""
-    percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
-    tables = np.stack([_LUMINANCE, _CHROMINANCE]).astype(np.float32)
-    return jnp.clip(jnp.floor((percent * tables + 50) / 100), 1, 255)
-
-
-def compress(canvas: Canvas, steps: Array) -> Canvas:
-    """The image after compression, in [0, 1].
-
-    It is completed with black to multiples of 16; the chroma of 2x2 pixels is their mean, and is
-    repeated on the way back.
+    The image is completed with black to multiples of 16. Steps are the standard tables times a
+    factor, not rounded, that of luminance transposed. Nothing else is rounded; the chroma of 2x2
+    pixels is repeated.
 
     Args:
         canvas: an image in [0, 1].
-        steps: (2, 8, 8), to multiples of which the coefficients of luma and chroma are rounded.
+        quality: 1 to 100, float32 scalar.
     """
+    factor = jnp.where(quality < 50, 50 / quality, 2 - quality / 50)
+    # At quality 100 the factor is 0; steps far below a grey level stand for none.
+    factor = jnp.maximum(factor, 1e-3)
     _, height, width = canvas.planes.shape
     rgb = jnp.where(canvas.inside[None], 255 * canvas.planes, 0)
     rgb = jnp.pad(rgb, ((0, 0), (0, -height % BLOCK), (0, -width % BLOCK)))
     luma, *chroma = _mix(_TO_YCBCR, rgb)
-    luma = _quantise((luma - 128)[None], steps[0])[0] + 128
-    # Cb and Cr are centred on 128, which the transform takes off again.
     halved = jnp.stack([_mean_2x2(plane) for plane in chroma])
-    blue, red = (_repeat_2x2(plane) for plane in _quantise(halved, steps[1]))
-    rgb = jnp.stack(_mix(_TO_RGB, [luma, blue, red]))[:, :height, :width]
-    return canvas._replace(planes=jnp.clip(rgb / 255, 0, 1))
+    luma, halved = _quantise(luma, halved, factor * _LUMINANCE.T, factor * _CHROMINANCE)
+    blue, red = (_repeat_2x2(plane) for plane in halved)
+    return _to_canvas(canvas, _mix(_TO_RGB, [luma, blue, red]))
+
+
+def compress_as_libjpeg(canvas: Canvas, quality: Array) -> Canvas:
+    """The image after compression by libjpeg's encoder and decoder, in multiples of 1/255.
+
+    The image is completed by repeating its last row and column. Steps are whole numbers, and so are
+    pixels and colours on the way; chroma is interpolated.
+
+    Args:
+        canvas: an image in [0, 1].
+        quality: 1 to 100, whole, float32 scalar.
+    """
+    _, height, width = canvas.planes.shape
+    rows = jnp.minimum(jnp.arange(_up_to_block(height)), canvas.height - 1)
+    columns = jnp.minimum(jnp.arange(_up_to_block(width)), canvas.width - 1)
+    rgb = jnp.round(255 * canvas.planes[:, rows][:, :, columns])
+    luma, *chroma = (jnp.round(plane) for plane in _mix(_TO_YCBCR, rgb))
+    steps = (_whole_steps(table, quality) for table in (_LUMINANCE, _CHROMINANCE))
+    halved = jnp.stack([jnp.round(_mean_2x2(plane)) for plane in chroma])
+    luma, halved = _quantise(luma, halved, *steps)
+    luma, halved = jnp.clip(jnp.round(luma), 0, 255), jnp.clip(jnp.round(halved), -128, 127)
+    size = (canvas.height + 1) // 2, (canvas.width + 1) // 2
+    blue, red = (_interpolate_2x2(plane, size) for plane in halved)
+    return _to_canvas(canvas, [jnp.round(plane) for plane in _mix(_TO_RGB, [luma, blue, red])])
+
+
+def _whole_steps(table: np.ndarray, quality: Array) -> Array:
+    percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
+    return jnp.clip(jnp.floor((percent * table + 50) / 100), 1, 255)
+
+
+def _up_to_block(length: int) -> int:
+    return length + -length % BLOCK
+
+
+def _to_canvas(canvas: Canvas, rgb: list[Array]) -> Canvas:
+    _, height, width = canvas.planes.shape
+    return canvas._replace(planes=jnp.clip(jnp.stack(rgb)[:, :height, :width] / 255, 0, 1))
 
 
 def _mix(matrix: np.ndarray, planes) -> list[Array]:
     return [sum(float(w) * plane for w, plane in zip(row, planes, strict=True)) for row in matrix]
 
 
-def _quantise(planes: Array, steps: Array) -> Array:
-    """(P, H, W) in grey levels around 0 -> the same from coefficients that are multiples of steps.
+def _quantise(
+    luma: Array, chroma: Array, luma_steps: Array, chroma_steps: Array
+) -> tuple[Array, Array]:
+    """Luma (H, W) in 0..255 and chroma (2, h, w) around 0 -> what their rounded coefficients give.
 
-    steps: (8, 8).
+    Steps are (8, 8): [u, v] is that of vertical frequency u and horizontal frequency v.
     """
+    # Cb and Cr are centred on 128, which is taken off of luma, too, before the transform.
+    luma = _round_coefficients((luma - 128)[None], luma_steps)[0] + 128
+    return luma, _round_coefficients(chroma, chroma_steps)
+
+
+def _round_coefficients(planes: Array, steps: Array) -> Array:
+    """(P, H, W) -> the same from coefficients that are multiples of steps (8, 8)."""
     steps = steps.reshape(64, 1)
     coefficients = jnp.matmul(_DCT, _to_blocks(planes), precision="highest")
     rounded = jnp.round(coefficients / steps) * steps
@@ -118,3 +147,13 @@ def _mean_2x2(plane: Array) -> Array:
 def _repeat_2x2(plane: Array) -> Array:
     h, w = plane.shape
     return jnp.broadcast_to(plane[:, None, :, None], (h, 2, w, 2)).reshape(2 * h, 2 * w)
+
+
+def _interpolate_2x2(plane: Array, size: tuple[Array, Array]) -> Array:
+    """(h, w) -> (2h, 2w), bilinear, its first `size` rows and columns alone being used."""
+    for axis, length in enumerate(size):
+        i = jnp.arange(2 * plane.shape[axis])
+        near, next_to_it = i // 2, i // 2 + 2 * (i % 2) - 1
+        near, next_to_it = (jnp.clip(k, 0, length - 1) for k in (near, next_to_it))
+        plane = 0.75 * jnp.take(plane, near, axis) + 0.25 * jnp.take(plane, next_to_it, axis)
+    return plane

@@ -32,7 +32,7 @@ STORAGE_DTYPES: dict[str, np.dtype] = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-MOST_DIMENSIONS = 64
+_MOST_DIMENSIONS = 64
 
 
 class WeightFileError(ValueError):
@@ -110,7 +110,7 @@ def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any)
         not isinstance(storage, Storage)
         or not all(isinstance(n, tuple | list) for n in (shape, strides))
         or len(shape) != len(strides)
-        or len(shape) > MOST_DIMENSIONS
+        or len(shape) > _MOST_DIMENSIONS
         or not all(is_count(n) for n in (offset, *shape, *strides))
         or math.prod(n or 1 for n in shape) * storage.dtype.itemsize >= 2**63
     ):
@@ -130,7 +130,7 @@ def _rebuild_parameter(tensor: Any, *_: Any) -> Any:
 
 
 def _size(numbers: Any = ()) -> tuple:
-    if len(numbers) > MOST_DIMENSIONS:  # a long list, named often, would fill the memory
+    if len(numbers) > _MOST_DIMENSIONS:  # a long list, named often, would fill the memory
         raise pickle.UnpicklingError(f"a shape of {len(numbers)} dimensions")
     return tuple(numbers)
 

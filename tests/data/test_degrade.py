@@ -48,9 +48,7 @@ class OneByOne:
         self.config = config
         self.blur = jax.jit(blur.blur, static_argnums=2)
         self.noise = jax.jit(noise.add_noise)
-        self.jpeg = jax.jit(
-            lambda canvas, quality: jpeg.compress(clipped(canvas), jpeg.published_steps(quality))
-        )
+        self.jpeg = jax.jit(lambda canvas, quality: jpeg.compress(clipped(canvas), quality))
         self.by = jax.jit(partial(resize.resize_by, shape=(side, side)))
         self.to = jax.jit(
             lambda canvas, size, mode: resize.resize_to(canvas, (size, size), mode, (side, side))

@@ -13,7 +13,7 @@ from PIL import Image
 from resshift_jax.data import blur, faces
 from resshift_jax.data.canvas import Canvas, to_image
 from resshift_jax.data.config import FaceDegradationConfig
-from resshift_jax.data.jpeg import compress, standard_steps
+from resshift_jax.data.jpeg import compress_as_libjpeg
 from resshift_jax.data.noise import add_gaussian
 from resshift_jax.data.random_resize import BILINEAR, resize_to
 
@@ -60,7 +60,9 @@ def test_a_reduction_is_a_bilinear_one_and_back(apply, face):
     place = np.clip((np.arange(SIDE) + 0.5) / 4 - 0.5, 0, 15)
     weights = np.maximum(1 - np.abs(place[:, None] - np.arange(16)), 0)
     expected = np.einsum("ia,abc,jb->ijc", weights, small, weights)
-    assert_close(low, expected, 1.5 / 255)  # half a level here, and the best quality has steps of 1
+    # The best quality still rounds pixels, coefficients and pixels again; then come 8 bits.
+    assert_close(low, expected, 2.5 / 255)
+    assert np.abs(low - expected).mean() < 0.5 / 255
 
 
 def test_noise_and_blur_and_compression_do_what_they_are_named_for(apply, face):
@@ -94,13 +96,13 @@ def test_the_whole_is_its_steps_one_by_one(apply, face):
     whole = Canvas(jnp.asarray(planes), jnp.int32(SIDE), jnp.int32(SIDE))
     blurred = jax.jit(blur.blur, static_argnums=2)
     resized = jax.jit(lambda x, n: resize_to(x, (n, n), BILINEAR, (side, side)))
-    with_noise, compressed = jax.jit(add_gaussian), jax.jit(compress)
+    with_noise, compressed = jax.jit(add_gaussian), jax.jit(compress_as_libjpeg)
     for key in jax.random.split(jax.random.key(6), 6):
         drawn = faces.draw_face(key, CONFIG)
         x = blurred(whole, drawn.blur, 41)
         x = resized(x, jnp.int32(SIDE / np.float32(drawn.reduction)))
         x = with_noise(x, drawn.noise_key, drawn.noise_sigma)
-        x = compressed(x, standard_steps(drawn.jpeg))
+        x = compressed(x, drawn.jpeg)
         x = resized(x, jnp.int32(SIDE))
         difference = 255 * (apply(drawn, image)[0] - to_image(x)[:SIDE, :SIDE])
         assert np.abs(difference).max() <= 0.51  # the whole is rounded to 8 bits

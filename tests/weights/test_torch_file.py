@@ -38,13 +38,7 @@ WRITERS = {"zip": write_zip, "stream": write_stream}
 
 @pytest.fixture(params=WRITERS)
 def write(request):
-    """Writes a file of one of the three formats."""
-    return WRITERS[request.param]
-
-
-@pytest.fixture(params=["zip", "stream"])
-def write_pickled(request):
-    """Writes a file of a format that pickles the shapes of tensors."""
+    """Writes a file of one of the two formats."""
     return WRITERS[request.param]
 
 
@@ -217,10 +211,10 @@ def test_parameters_and_sizes(write, tmp_path, parameter):
     np.testing.assert_array_equal(found["a"], [0, 1, 2, 3])
 
 
-def test_tensors_as_of_2017(write_pickled, tmp_path):
+def test_tensors_as_of_2017(write, tmp_path):
     args = (Storage("0", 24), 7, (2, 3), (6, 2))
     state = {"a": Call(Name("torch._utils", "_rebuild_tensor"), args)}
-    found = load_all(write_pickled(tmp_path / "a.pth", state))
+    found = load_all(write(tmp_path / "a.pth", state))
     np.testing.assert_array_equal(found["a"], [[7, 9, 11], [13, 15, 17]])
 
 
@@ -315,9 +309,9 @@ def test_a_file_cannot_change_what_was_checked(write, tmp_path):
         (Storage("0", 24, Build(Name("torch", "FloatStorage"), {"dtype": 0})), {"dtype": 0}),
     ],
 )
-def test_a_file_cannot_change_its_storages(write_pickled, tmp_path, storage, changes):
+def test_a_file_cannot_change_its_storages(write, tmp_path, storage, changes):
     value = tensor(Build(storage, changes), (25,), (1,))
-    assert_refused(write_pickled(tmp_path / "a.pth", {"a": value}), "exceeds its storage")
+    assert_refused(write(tmp_path / "a.pth", {"a": value}), "exceeds its storage")
 
 
 @pytest.mark.parametrize(
@@ -357,8 +351,8 @@ def test_tensors_that_do_not_fit_are_refused(write, tmp_path, value, culprit):
         (Persistent("a"), "not understood"),
     ],
 )
-def test_malformed_tensors_are_refused(write_pickled, tmp_path, value, culprit):
-    assert_refused(write_pickled(tmp_path / "a.pth", {"a": vector(), "b": value}), culprit)
+def test_malformed_tensors_are_refused(write, tmp_path, value, culprit):
+    assert_refused(write(tmp_path / "a.pth", {"a": vector(), "b": value}), culprit)
 
 
 @pytest.mark.parametrize(
@@ -402,8 +396,8 @@ SMALL_ATTACKS = {
 
 
 @pytest.mark.parametrize("attack", SMALL_ATTACKS)
-def test_a_small_file_does_not_fill_the_memory(write_pickled, tmp_path, attack):
-    path = write_pickled(tmp_path / "a.pth", {"a": vector(), "b": SMALL_ATTACKS[attack]()})
+def test_a_small_file_does_not_fill_the_memory(write, tmp_path, attack):
+    path = write(tmp_path / "a.pth", {"a": vector(), "b": SMALL_ATTACKS[attack]()})
     tracemalloc.start()
     try:
         assert_refused(path)
