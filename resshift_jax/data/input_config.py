@@ -1,0 +1,111 @@
+"""What may be said of the images to train with: frozen dataclasses, with their checks."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from resshift_jax.config import require, require_positive
+
+TFDS_PREFIX = "tfds:"
+
+
+class InputError(ValueError):
+    """Images that cannot be trained with as the configuration says; one line, which says why."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One set of images, or of pairs of images.
+
+    Attributes:
+        path: a folder, with its sub-folders; a text file that lists images, one a line, by paths
+            from its own folder; or `tfds:NAME[/SPLIT]`, a prepared set of TensorFlow Datasets,
+            as tfds:div2k/bicubic_x4/train[:50%].
+        low: folder with the low-quality image of each, under the same name.
+        weight: how often its images are seen, beside the weights of the other sources.
+        data_dir: where TensorFlow Datasets has its sets; None: its own default.
+    """
+
+    path: str
+    low: str | None = None
+    weight: float = 1.0
+    data_dir: str | None = None
+
+    def __post_init__(self):
+        require(bool(self.path), "data.sources.path: none given, name a folder of images")
+        require_positive("data.sources", self, "weight")
+        if self.is_tfds:
+            require(
+                self.low is None,
+                f"data.sources.low: {self.low} given, but {self.path} cannot be paired with a "
+                f"folder",
+            )
+        else:
+            require(
+                self.data_dir is None,
+                f"data.sources.data_dir: {self.data_dir} given, but {self.path} is none of "
+                f"TensorFlow Datasets, whose names begin with {TFDS_PREFIX}",
+            )
+
+    @property
+    def is_tfds(self) -> bool:
+        return self.path.startswith(TFDS_PREFIX)
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """How an image becomes a square of `size` pixels.
+
+    Attributes:
+        method: "square" cuts a square of the short side at a random place and reduces it by area
+            averages; "resized" resizes the short side to `size`, bicubically, and crops at a random
+            place; "random" crops at a random place. Images that are too small are mirrored.
+        flips: "horizontal" mirrors half of the images, "dihedral" turns, too: all eight ways.
+    """
+
+    method: Literal["square", "resized", "random"] = "square"
+    size: int = 256
+    flips: Literal["none", "horizontal", "dihedral"] = "horizontal"
+
+    def __post_init__(self):
+        require_positive("data.crop", self, "size")
+        for name, known in (
+            ("method", ("square", "resized", "random")),
+            ("flips", ("none", "horizontal", "dihedral")),
+        ):
+            value = getattr(self, name)
+            require(
+                value in known,
+                f"data.crop.{name}: {value!r} given, one of {', '.join(known)} needed",
+            )
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """Where the images come from, and how they are read.
+
+    None of `threads`, `workers` and `prefetch` changes what is read.
+
+    Attributes:
+        sources: sets of images that are mixed by their weights; all of pairs, or none.
+        threads: that read, where there are no workers.
+        workers: processes that read in their place; 0: none. They start within seconds, and are
+            worth it where decoding keeps this process from its work.
+        prefetch: batches that are read ahead; one a thread or process at least.
+        max_unreadable: share of the images that may be unreadable, though 10 always may.
+    """
+
+    sources: tuple[SourceConfig, ...] = ()
+    crop: CropConfig = CropConfig()
+    threads: int = 8
+    workers: int = 0
+    prefetch: int = 4
+    max_unreadable: float = 0.05
+
+    def __post_init__(self):
+        require_positive("data", self, "threads", "prefetch")
+        require(self.workers >= 0, f"data.workers: {self.workers} given, 0 or more needed")
+        require(
+            math.isfinite(self.max_unreadable) and 0 <= self.max_unreadable <= 1,
+            f"data.max_unreadable: {self.max_unreadable} given, a share from 0 to 1 needed",
+        )
