@@ -53,9 +53,7 @@ def restore(
     encode = partial(stage.apply, weights, method="encode")
     decode = partial(stage.apply, weights, method="decode")
 
-    known, fill = lr, None
-    if mask is not None:
-        known, fill = lr * (1 - mask) - mask, 2 * mask - 1
+    known, fill = known_part(lr, mask)
 
     def denoise(x_t: Array, t: Array) -> Array:
         return unet.apply({"params": params["unet"]}, x_t, t, known, fill)
@@ -67,3 +65,10 @@ def restore(
 
     image = jnp.clip(image, -1, 1)
     return image if mask is None else image * mask + lr * (1 - mask)
+
+
+def known_part(lr: Array, mask: Array | None) -> tuple[Array, Array | None]:
+    """An image as a model may see it, -1 where to fill, and the mask as its network has it, +-1."""
+    if mask is None:
+        return lr, None
+    return lr * (1 - mask) - mask, 2 * mask - 1

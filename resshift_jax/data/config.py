@@ -203,6 +203,7 @@ class DegradationConfig:
         jpeg_first_prob: that it comes before the image gets that size, and not after the filter.
     """
 
+    kind: Literal["real_esrgan"] = "real_esrgan"
     scale: int = 4
     first: StageConfig = StageConfig()
     first_jpeg: Range = (30.0, 95.0)
@@ -254,6 +255,7 @@ class FaceDegradationConfig:
         grey_prob: that the pair is made grey.
     """
 
+    kind: Literal["faces"] = "faces"
     kernel_size: int = 41
     anisotropic: float = 0.5
     sigma: Range = (0.1, 15.0)
@@ -282,6 +284,7 @@ class BicubicConfig:
         scale: side of the image over the side of its low-quality version.
     """
 
+    kind: Literal["bicubic"] = "bicubic"
     scale: int = 4
     method: Literal["matlab", "opencv"] = "matlab"
 
@@ -291,6 +294,18 @@ class BicubicConfig:
             self.method in ("matlab", "opencv"),
             f"bicubic.method: {self.method!r} given, matlab or opencv needed",
         )
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """No degradation: the sources hold pairs.
+
+    Attributes:
+        scale: side of the image over the side of its low-quality version.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    scale: int = 4
 
 
 @dataclass(frozen=True)
@@ -308,6 +323,7 @@ class MaskConfig:
         outpainting_share: of a side of the image, at each edge that is chosen.
     """
 
+    kind: Literal["masks"] = "masks"
     strokes: float = 1 / 3
     boxes: float = 1 / 3
     outpainting: float = 1 / 3
@@ -335,3 +351,7 @@ class MaskConfig:
             self.outpainting_share[1] < 0.5,
             f"mask.outpainting_share: {self.outpainting_share} given, below a half needed",
         )
+
+
+PairConfig = DegradationConfig | FaceDegradationConfig | BicubicConfig | MaskConfig | PairsConfig
+"""How the low-quality image of a training pair is made."""

@@ -53,6 +53,7 @@ ONLY_GAUSSIAN = {
 
 def test_the_published_training_setting():
     assert to_dict(DegradationConfig()) == {
+        "kind": "real_esrgan",
         "scale": 4,
         "first": {
             "blur": FIRST_BLUR, "resize": RESIZES | {"down": (0.15, 1.0)}, "noise": NOISE,
@@ -68,6 +69,7 @@ def test_the_published_training_setting():
 
 def test_the_published_test_setting():
     assert to_dict(TEST_SET) == {
+        "kind": "real_esrgan",
         "scale": 4,
         "first": {
             "blur": FIRST_BLUR | ONLY_GAUSSIAN | {"sizes": (3, 11), "sigma": (0.2, 0.8)},
@@ -85,10 +87,12 @@ def test_the_published_test_setting():
 
 def test_the_published_faces_and_masks():
     assert to_dict(FaceDegradationConfig()) == {
+        "kind": "faces",
         "kernel_size": 41, "anisotropic": 0.5, "sigma": (0.1, 15.0), "reduction": (0.8, 32.0),
         "noise_sigma": (0.0, 20.0), "jpeg": (30.0, 100.0), "grey_prob": 0.01,
     }  # fmt: skip
     assert to_dict(MaskConfig()) == {
+        "kind": "masks",
         "strokes": 1 / 3, "boxes": 1 / 3, "outpainting": 1 / 3, "stroke_count": (1, 6),
         "stroke_segments": (1, 5), "segment_length": (10, 209), "segment_width": (5, 104),
         "box_count": (1, 4), "box_side": (30, 150), "box_margin": 10, "edge_prob": 0.5,

@@ -1,0 +1,1 @@
+"""Training: a configuration in, a trained model out."""

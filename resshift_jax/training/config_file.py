@@ -1,0 +1,83 @@
+"""A YAML file and settings of the command line in, a checked TrainingConfig out, and back to YAML.
+
+A file may name another as its `base`, and then holds what differs from it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from resshift_jax.config import ConfigError, from_dict, merged, to_dict
+from resshift_jax.training.config import TrainingConfig
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """The configuration of a file, with settings such as "optimizer.warmup=100" changed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: a file that cannot be read, an unknown key, told with the nearest one, or a
+            value that cannot be used.
+    """
+    values = _read(path)
+    for setting in overrides:
+        if "=" not in setting:
+            raise ConfigError(f"{setting}: a setting is given as key=value")
+        try:
+            change = OmegaConf.to_container(OmegaConf.from_dotlist([setting]), resolve=True)
+        except (OmegaConfBaseException, YAMLError) as e:
+            raise ConfigError(f"{setting}: cannot be read, {_first_line(e)}") from e
+        values = merged(values, change)
+    try:
+        return from_dict(TrainingConfig, values)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from e
+
+
+def write_config(path: Path, config: TrainingConfig) -> None:
+    """Writes the whole configuration, defaults included.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.write_text(to_yaml(config))
+
+
+def to_yaml(config: TrainingConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(_lists(to_dict(config))))
+
+
+def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a file and of its bases, of which it is one of `readers`' itself."""
+    if path in readers:
+        raise ConfigError(f"{path}: its own base")
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"{path}: no such file") from e
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as e:
+        raise ConfigError(f"{path}: cannot be read, {_first_line(e)}") from e
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: a list, groups of settings needed")
+    settings = {str(key): value for key, value in values.items()}
+    base = settings.pop("base", None)
+    if base is None:
+        return settings
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base: {base!r} given, the name of a file needed")
+    return merged(_read(path.parent / base, (*readers, path)), settings)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, which is what YAML has."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, tuple) else value

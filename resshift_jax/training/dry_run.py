@@ -1,0 +1,96 @@
+"""What a configuration would train, and what that needs: settings and devices in, a text out."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from resshift_jax.flops import peak_flops
+from resshift_jax.nn.lpips import LPIPS
+from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.config_file import to_yaml
+from resshift_jax.training.loop import abstract_state, compute_dtype, step_flops
+from resshift_jax.training.mesh import BATCH, make_mesh, require_divisible
+from resshift_jax.training.step import abstract_pairs, make_step
+from resshift_jax.weights.mapping import first_stage_shapes, unflatten
+
+
+def describe(config: TrainingConfig, devices: Sequence[jax.Device]) -> str:
+    """The resolved configuration, and what a step takes in shapes, arithmetic and memory.
+
+    Nothing is read or trained; the step is compiled, for that tells its memory.
+
+    Raises:
+        ConfigError: the batch or the state cannot be divided among the devices.
+    """
+    mesh = make_mesh(devices, config.mesh.fsdp)
+    require_divisible(config.batch_size, config.micro_batches, mesh.size)
+    dtype = compute_dtype(config, mesh)
+    state, frozen = abstract_state(config, mesh), abstract_frozen(config)
+    everywhere, divided = NamedSharding(mesh, P()), NamedSharding(mesh, BATCH)
+    frozen = _with_sharding(frozen, everywhere)
+    pairs = _with_sharding(abstract_pairs(config), divided)
+    memory = make_step(config, mesh, dtype).lower(state, frozen, pairs).compile().memory_analysis()
+    needed = 0 if memory is None else memory.temp_size_in_bytes
+    flops = step_flops(config, mesh, dtype, state, frozen)
+    rate = mesh.size * peak_flops(devices[0], dtype)
+    seconds = flops / rate / 0.5
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
+    shapes = [f"{name} {'x'.join(map(str, array.shape))}"
+              for name, array in pairs._asdict().items() if array is not None]  # fmt: skip
+    held = sum(_bytes_on_a_device(leaf) for leaf in jax.tree.leaves((state, frozen)))
+    lines = [
+        to_yaml(config).rstrip(),
+        "",
+        f"devices:     {mesh.size} {devices[0].device_kind}, {_mesh_words(mesh)}",
+        f"batch:       {', '.join(shapes)}; {config.batch_size // mesh.size} a device, in "
+        f"{config.micro_batches} part{'s' if config.micro_batches > 1 else ''}",
+        f"computed in: {np.dtype(dtype).name}",
+        f"parameters:  {parameters:,} trained, "
+        f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)):,} frozen",
+        f"arithmetic:  {flops / 1e9:,.0f} GFLOP a step, {flops * config.steps / 1e18:.3g} EFLOP in "
+        f"{config.steps:,} steps",
+        f"time:        {_duration(seconds * config.steps)} at half of these devices' "
+        f"{rate / 1e12:.3g} TFLOP/s",
+        f"memory:      {held / 2**30:.2f} GiB of state a device, "
+        f"{needed / 2**30:.2f} GiB while a step is computed",
+    ]
+    return "\n".join(lines)
+
+
+def abstract_frozen(config: TrainingConfig) -> dict[str, Any]:
+    """The shapes of the parameters that are not trained; see `weights.load_frozen`."""
+    shapes = first_stage_shapes(config.model.first_stage)
+    stage = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    frozen: dict[str, Any] = {"first_stage": unflatten(stage)}
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    for network in config.loss.networks:
+        init = partial(LPIPS(network).init, jax.random.key(0))
+        frozen[network] = jax.eval_shape(init, image, image)["params"]
+    return frozen
+
+
+def _with_sharding(tree: Any, sharding: NamedSharding) -> Any:
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+    )
+
+
+def _bytes_on_a_device(leaf: jax.ShapeDtypeStruct) -> int:
+    assert leaf.sharding is not None
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _mesh_words(mesh: jax.sharding.Mesh) -> str:
+    return " x ".join(f"{size} {axis}" for axis, size in mesh.shape.items())
+
+
+def _duration(seconds: float) -> str:
+    days, hours = divmod(seconds / 3600, 24)
+    return f"{days:.0f} days {hours:.0f} hours" if days else f"{hours:.1f} hours"

@@ -1,0 +1,127 @@
+"""The loss: parameters, training pairs, steps and noise in; each sample's loss and its terms out.
+
+x_t ~ q(x_t | z_0, z_y);  the network predicts the chain's target from it, and z_0 follows;
+loss = |target - prediction|^2, and terms that compare decode(z_0) with the image.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from resshift_jax.chain import Chain, make_chain
+from resshift_jax.config import ModelConfig
+from resshift_jax.data.pairs import Pair
+from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.nn.lpips import LPIPS
+from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.platform import matmul_precision
+from resshift_jax.resize import upsample_bicubic
+from resshift_jax.restore import known_part
+from resshift_jax.training.config import LossConfig
+
+Terms = dict[str, Array]
+"""Name -> values (B,), one a sample."""
+
+
+def sample_losses(
+    params: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    pair: Pair,
+    t: Array,
+    noise: Array,
+    *,
+    model: ModelConfig,
+    loss: LossConfig,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Array, Terms]:
+    """The loss of each sample, and the terms it is the weighted sum of.
+
+    Args:
+        params: of the network.
+        frozen: {"first_stage": parameters, and those of LPIPS as "vgg", "alex" where needed}.
+        pair: sides of the crops as in training; see `Pair`.
+        t: (B,) int, steps of the chain.
+        noise: (B, h', w', c) float32, standard normal, of the latent's shape.
+        dtype: of the networks' computation.
+
+    Returns:
+        (B,) float32, and name -> (B,) float32: "mse", and what of "l1", "gradient", "lpips_vgg" and
+        "lpips_alex" has a weight.
+    """
+    unet, stage = SwinUNet(model.unet, dtype), first_stage(model.first_stage, dtype)
+    chain = make_chain(model.chain, in_pixels=model.first_stage.in_pixels)
+    weights = {"params": frozen["first_stage"]}
+    encode = partial(stage.apply, weights, method="encode")
+    known, fill = known_part(pair.low, pair.mask)
+
+    with jax.default_matmul_precision(matmul_precision(dtype)):
+        z_0 = encode(pair.high)
+        z_y = encode(upsample_bicubic(known, model.scale))
+        x_t = chain.q_sample(z_0, z_y, t, noise)
+        output = unet.apply({"params": params}, chain.scale_input(x_t, t), t, known, fill)
+        target = chain.target_of(z_0, z_y, t, noise)
+        terms = {"mse": squared_error(chain, target, output, t)}
+        total = loss.mse * step_weight(chain, loss, t) * terms["mse"]
+
+        wanted = {name: weight for name, weight in loss.image_terms.items() if weight}
+        if wanted:
+            compare = partial(image_terms, frozen, model=model, names=tuple(wanted), dtype=dtype)
+            terms |= (jax.checkpoint(compare) if loss.remat else compare)(
+                chain.predict_x0(output, x_t, z_y, t), pair.high
+            )
+    total += sum(weight * terms[name] for name, weight in wanted.items())
+    return total, terms
+
+
+def squared_error(chain: Chain, target: Array, output: Array, t: Array) -> Array:
+    """(B,): the mean of (target - output)^2, in units of the noise for "epsilon_scale"."""
+    error = jnp.square(target - output).mean((1, 2, 3))
+    if chain.target == "epsilon_scale":
+        error /= jnp.asarray(chain.schedule.kappa**2 * chain.schedule.etas, error.dtype)[t]
+    return error
+
+
+def step_weight(chain: Chain, loss: LossConfig, t: Array) -> Array:
+    """(B,): the weight of each sample's squared error, by its step."""
+    if loss.mse_weighting == "none":
+        return jnp.ones(t.shape, jnp.float32)
+    of_image = chain.target in ("x0", "residual")
+    schedule = chain.schedule
+    weights = schedule.loss_weight_x0 if of_image else schedule.loss_weight_epsilon
+    return jnp.asarray(weights, jnp.float32)[t]
+
+
+def image_terms(
+    frozen: Mapping[str, Any],
+    z_0: Array,
+    image: Array,
+    *,
+    model: ModelConfig,
+    names: tuple[str, ...],
+    dtype: DTypeLike,
+) -> Terms:
+    """What sets the decoded prediction (B, h', w', c) apart from the image (B, H, W, 3)."""
+    stage = first_stage(model.first_stage, dtype)
+    decoded = stage.apply({"params": frozen["first_stage"]}, z_0, method="decode")
+    terms = {}
+    for name in names:
+        if name == "l1":
+            terms[name] = jnp.abs(decoded - image).mean((1, 2, 3))
+        elif name == "gradient":
+            terms[name] = gradient_error(decoded - image)
+        else:
+            network = name.removeprefix("lpips_")
+            distance = partial(LPIPS(network, dtype).apply, {"params": frozen[network]})
+            terms[name] = distance(jnp.clip(decoded, -1, 1), image)
+    return terms
+
+
+def gradient_error(difference: Array) -> Array:
+    """(B, H, W, 3) -> (B,): mean absolute step between neighbours, of rows and of columns."""
+    down, across = (jnp.diff(difference, axis=axis) for axis in (1, 2))
+    return (jnp.abs(down).mean((1, 2, 3)) + jnp.abs(across).mean((1, 2, 3))) / 2

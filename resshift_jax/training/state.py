@@ -1,0 +1,59 @@
+"""The state of training: all that a step changes, and all that a resumed run needs."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from resshift_jax.config import ModelConfig
+from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.optimizer import make_optimizer
+
+
+class TrainingState(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+        step: steps done, () int32.
+        params: of the network, float32.
+        ema: their exponential moving average.
+        optimizer: its moments.
+        skipped: steps that changed nothing, as their gradient was not finite; () int32.
+        skipped_in_a_row: of those, the last ones.
+    """
+
+    step: Array
+    params: Any
+    ema: Any
+    optimizer: optax.OptState
+    skipped: Array
+    skipped_in_a_row: Array
+
+
+def init_state(config: TrainingConfig, params: Any = None) -> TrainingState:
+    """The state before the first step; `params` as they are, or random ones of the seed."""
+    if params is None:
+        params = init_params(config.model, jax.random.key(config.seed))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainingState(
+        step=zero,
+        params=params,
+        ema=jax.tree.map(jnp.copy, params),
+        optimizer=make_optimizer(config.optimizer).init(params),
+        skipped=zero,
+        skipped_in_a_row=zero,
+    )
+
+
+def init_params(model: ModelConfig, key: Array) -> Mapping[str, Any]:
+    """Random parameters of the network, float32."""
+    unet = model.unet
+    side, low = unet.image_size, unet.condition_size
+    x_t = jnp.zeros((1, side, side, unet.latent_channels))
+    lr, t = jnp.zeros((1, low, low, 3)), jnp.zeros((1,), jnp.int32)
+    mask = jnp.zeros((1, low, low, 1)) if unet.condition_mask else None
+    return SwinUNet(unet).init(key, x_t, t, lr, mask)["params"]

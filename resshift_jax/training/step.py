@@ -1,0 +1,214 @@
+"""One training step, compiled: a state and a batch of pairs in, the next state and figures out.
+
+Each device computes the gradient of its share of the batch alone; the mean over devices, the update
+and the moving average follow on the state as it is sharded.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+
+from resshift_jax.data.pairs import Pair, make_pairs
+from resshift_jax.platform import compiler_options
+from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.losses import Terms, sample_losses
+from resshift_jax.training.mesh import AXES, BATCH
+from resshift_jax.training.optimizer import learning_rate, make_optimizer
+from resshift_jax.training.state import TrainingState
+
+TIME_GROUPS = 4
+"""The chain's steps are told in so many groups, from the last of sampling to the first."""
+
+
+class Figures(NamedTuple):
+    """What a step tells, all float32.
+
+    Attributes:
+        loss: mean over the batch, ().
+        terms: name -> mean over the batch, ().
+        group_loss: mean loss of the samples in each group of steps, (TIME_GROUPS,); 0 if none.
+        group_count: how many samples that were, (TIME_GROUPS,).
+        grad_norm: of the whole gradient before clipping, ().
+        learning_rate: of this step, ().
+        skipped: steps skipped so far, (), and in a row until now, ().
+    """
+
+    loss: Array
+    terms: Terms
+    group_loss: Array
+    group_count: Array
+    grad_norm: Array
+    learning_rate: Array
+    skipped: Array
+    skipped_in_a_row: Array
+
+
+def sample_keys(seed: int, step: Array, batch_size: int) -> Array:
+    """(B,) keys: functions of the seed, the step and the place in the batch."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch_size, dtype=jnp.uint32))
+
+
+def abstract_pairs(config: TrainingConfig) -> Any:
+    """The shapes of a batch, as a Pair of jax.ShapeDtypeStruct."""
+    high, low = config.data.crop.size, config.model.unet.condition_size
+    array = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+    shapes: dict[str, Any] = {
+        "high": array((config.batch_size, high, high, 3)),
+        "low": array((config.batch_size, low, low, 3)),
+    }
+    if config.model.unet.condition_mask:
+        shapes["mask"] = array((config.batch_size, low, low, 1))
+    return Pair(**shapes)
+
+
+def make_prepare(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> Callable:
+    """The compiled (step, images) -> pairs; images as in `make_pairs`, both on all devices."""
+    batch = NamedSharding(mesh, BATCH)
+    local = jax.shard_map(
+        partial(make_pairs, config=config.degradation),
+        mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH, check_vma=False,
+    )  # fmt: skip
+
+    def prepare(step: Array, images: Mapping[str, Array]) -> Pair:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(
+            sample_keys(config.seed, step, config.batch_size)
+        )
+        return local(jax.lax.with_sharding_constraint(keys, batch), images)
+
+    return jax.jit(prepare, out_shardings=batch, compiler_options=_options(mesh))
+
+
+def make_step(
+    config: TrainingConfig, mesh: Mesh | AbstractMesh, dtype: DTypeLike
+) -> jax.stages.Wrapped:
+    """`step_function`, compiled; the state that it is given is consumed."""
+    function = step_function(config, mesh, dtype)
+    return jax.jit(function, donate_argnums=0, compiler_options=_options(mesh))
+
+
+def step_function(
+    config: TrainingConfig, mesh: Mesh | AbstractMesh, dtype: DTypeLike
+) -> Callable[[TrainingState, Any, Pair], tuple[TrainingState, Figures]]:
+    """(state, frozen, pairs) -> (state, figures).
+
+    frozen: see `sample_losses`; a copy on each device. The state stays divided as it is given.
+    """
+    gradient = partial(
+        gradient_of_share,
+        model=config.model, loss=config.loss, dtype=dtype, micro_batches=config.micro_batches,
+    )  # fmt: skip
+    gradient = jax.shard_map(
+        gradient, mesh=mesh, in_specs=(P(), P(), BATCH, BATCH),
+        out_specs=(P(), BATCH, BATCH, BATCH), check_vma=False,
+    )  # fmt: skip
+
+    def step(state: TrainingState, frozen: Any, pairs: Pair) -> tuple[TrainingState, Figures]:
+        keys = sample_keys(config.seed, state.step, config.batch_size)
+        keys = jax.lax.with_sharding_constraint(keys, NamedSharding(mesh, BATCH))
+        grads, loss, terms, t = gradient(state.params, frozen, pairs, keys)
+        next_state, grad_norm, rate = update(config, state, grads, loss.mean())
+        group_loss, group_count = by_group(loss, t, config.model.chain.steps)
+        figures = Figures(
+            loss=loss.mean(),
+            terms={name: values.mean() for name, values in terms.items()},
+            group_loss=group_loss,
+            group_count=group_count,
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            skipped=next_state.skipped,
+            skipped_in_a_row=next_state.skipped_in_a_row,
+        )
+        return next_state, figures
+
+    return step
+
+
+def gradient_of_share(
+    params: Any, frozen: Any, pairs: Pair, keys: Array, *, micro_batches: int, **options: Any
+) -> tuple[Any, Array, Terms, Array]:
+    """The gradient, a mean over all devices, and the losses, terms and steps of this share.
+
+    The share is taken in parts, one after the other, whose gradients are averaged.
+    """
+    model = options["model"]
+    latent = model.unet.image_size, model.unet.image_size, model.unet.latent_channels
+
+    def mean_loss(params: Any, pairs: Pair, keys: Array) -> tuple[Array, tuple]:
+        t, noise = jax.vmap(partial(draw, steps=model.chain.steps, latent=latent))(keys)
+        loss, terms = sample_losses(params, frozen, pairs, t, noise, **options)
+        return loss.mean(), (loss, terms, t)
+
+    compute = jax.grad(mean_loss, has_aux=True)
+    if micro_batches == 1:
+        grads, told = compute(params, pairs, keys)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), (pairs, keys))
+
+        def accumulate(total: Any, part: tuple) -> tuple[Any, tuple]:
+            grads, told = compute(params, *part)
+            return jax.tree.map(lambda a, g: a + g / micro_batches, total, grads), told
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        grads, told = jax.lax.scan(accumulate, zeros, parts)
+        told = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), told)
+    return jax.lax.pmean(grads, AXES), *told
+
+
+def draw(key: Array, steps: int, latent: tuple[int, ...]) -> tuple[Array, Array]:
+    """A step of the chain, evenly, and the noise of a latent."""
+    t_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
+    t = jax.random.randint(t_key, (), 0, steps, jnp.int32)
+    return t, jax.random.normal(noise_key, latent, jnp.float32)
+
+
+def update(
+    config: TrainingConfig, state: TrainingState, grads: Any, loss: Array
+) -> tuple[TrainingState, Array, Array]:
+    """The state after a step, the gradient's norm and the learning rate.
+
+    Where the loss or the gradient is not finite, all but the counters stays as it was.
+    """
+    grad_norm = optax.tree.norm(grads)
+    rate = learning_rate(config.optimizer, state.step, config.steps)
+    updates, moments = make_optimizer(config.optimizer).update(grads, state.optimizer, state.params)
+    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+    ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params)
+
+    sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    old, new = (state.params, state.ema, state.optimizer), (params, ema, moments)
+    params, ema, moments = jax.tree.map(lambda o, n: jnp.where(sound, n, o), old, new)
+    in_a_row = jnp.where(sound, 0, state.skipped_in_a_row + 1)
+    return (
+        TrainingState(
+            step=state.step + 1,
+            params=params,
+            ema=ema,
+            optimizer=moments,
+            skipped=state.skipped + (1 - sound),
+            skipped_in_a_row=in_a_row,
+        ),
+        grad_norm,
+        rate,
+    )
+
+
+def by_group(loss: Array, t: Array, steps: int) -> tuple[Array, Array]:
+    """Mean loss and number of the samples in each of TIME_GROUPS groups of the chain's steps."""
+    member = jax.nn.one_hot(t * TIME_GROUPS // steps, TIME_GROUPS)
+    count = member.sum(0)
+    return (member * loss[:, None]).sum(0) / jnp.maximum(count, 1), count
+
+
+def _options(mesh: Mesh | AbstractMesh) -> dict[str, Any]:
+    if isinstance(mesh, AbstractMesh):  # lowered for another machine
+        return {}
+    return compiler_options(mesh.devices.flat[0].platform)

@@ -1,0 +1,106 @@
+"""Where a run's parameters come from: its configuration in, trees of numpy arrays out.
+
+The network starts from random parameters, a weight file, or another run; the first stage and LPIPS
+are not trained.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resshift_jax.config import ConfigError, FirstStageConfig, ModelConfig, VQConfig, from_dict
+from resshift_jax.training.checkpoint import read_part
+from resshift_jax.training.config import TrainingConfig
+from resshift_jax.weights import store
+from resshift_jax.weights.load import cache_dir, load_weights, read_first_stage
+from resshift_jax.weights.lpips import load_lpips
+from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, flatten, unflatten
+
+FIRST_STAGE = "first_stage.safetensors"
+CHECKPOINTS = "checkpoints"
+
+Tree = dict[str, Any]
+
+
+def load_frozen(config: TrainingConfig, folder: Path) -> dict[str, Tree]:
+    """The parameters that are not trained: "first_stage", and LPIPS as "vgg", "alex" where needed.
+
+    folder: of the run, where a first stage that was used before is found again.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is absent or does not fit; the line says which.
+    """
+    frozen = {"first_stage": unflatten(load_first_stage(config, folder))}
+    for network in config.loss.networks:
+        frozen[network] = load_lpips(network, config.lpips_file(network))
+    return frozen
+
+
+def load_first_stage(config: TrainingConfig, folder: Path) -> FlatParams:
+    """The parameters of the first stage, none where it has none: the run's own, or as sample.py."""
+    stage = config.model.first_stage
+    if not isinstance(stage, VQConfig):
+        return {}
+    kept = folder / FIRST_STAGE
+    if kept.is_file():
+        return _require_fit(kept, store.read_tensors(kept), stage)
+    if config.first_stage_weights is not None:
+        return read_first_stage(Path(config.first_stage_weights), stage)[1]
+    if config.init is not None and config.init.endswith(".safetensors"):
+        return load_weights(Path(config.init))[1]["first_stage"]
+    name = f"{stage.name}.pth"
+    for place in (Path(), cache_dir()):
+        if (place / name).is_file():
+            return read_first_stage(place / name, stage)[1]
+    raise FileNotFoundError(
+        f"first_stage_weights: {name} is found neither here nor in {cache_dir()}; put it there, or "
+        f"name it with first_stage_weights=FILE"
+    )
+
+
+def keep_first_stage(folder: Path, params: FlatParams) -> None:
+    """Keeps a first stage with the run, for which it must stay the same to the end."""
+    if params and not (folder / FIRST_STAGE).is_file():
+        store.write_tensors(folder / FIRST_STAGE, params)
+
+
+def load_init(config: TrainingConfig) -> Tree | None:
+    """The parameters that the network starts from; None: random ones.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file or run, or one of another network.
+    """
+    if config.init is None:
+        return None
+    path = Path(config.init)
+    if path.is_dir():
+        _, model, flat = read_ema(path)
+        network = model.unet
+    else:
+        model, params = load_weights(
+            path, task=config.model.task if path.suffix == ".pth" else None,
+            expected=config.model if path.suffix == ".pth" else None, need_first_stage=False,
+        )  # fmt: skip
+        network, flat = model.unet, params["unet"]
+    if network != config.model.unet:
+        raise ConfigError(f"init: {path} holds another network than model.unet describes")
+    return unflatten({name: np.asarray(value, np.float32) for name, value in flat.items()})
+
+
+def read_ema(run: Path, step: int | None = None) -> tuple[int, ModelConfig, FlatParams]:
+    """The step, the model and the EMA of a run's newest sound checkpoint, or of that of `step`.
+
+    Raises:
+        FileNotFoundError: no run there, or no checkpoint of that step.
+        CheckpointError: none is sound.
+    """
+    found, meta, ema = read_part(run / CHECKPOINTS, "ema", step)
+    flat = {name: np.asarray(value) for name, value in flatten(ema).items()}
+    return found, from_dict(ModelConfig, meta["config"]["model"]), flat
+
+
+def _require_fit(path: Path, params: FlatParams, stage: FirstStageConfig) -> FlatParams:
+    if {name: value.shape for name, value in params.items()} != dict(first_stage_shapes(stage)):
+        raise ConfigError(f"{path}: not the first stage that model.first_stage describes")
+    return params

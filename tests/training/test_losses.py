@@ -1,0 +1,165 @@
+"""The loss against the published networks, and its terms against what they are said to be."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import (
+    MINI_UNET,
+    MINI_VQ,
+    TINY,
+    TINY_INPAINTING,
+    golden,
+    jit,
+    manifest_state,
+    stored,
+    variables_of,
+)
+
+from resshift_jax.chain import make_chain
+from resshift_jax.config import ChainConfig, ModelConfig, PixelConfig, UNetConfig
+from resshift_jax.data.input_config import CropConfig, InputConfig
+from resshift_jax.data.pairs import Pair
+from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.schedule import make_schedule
+from resshift_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig
+from resshift_jax.training.losses import image_terms, sample_losses, squared_error, step_weight
+from resshift_jax.training.state import init_params, init_state
+from resshift_jax.training.step import update
+from resshift_jax.weights import zoo
+from resshift_jax.weights.lpips import load_lpips
+from resshift_jax.weights.mapping import flatten, to_torch, unet_rules
+
+MINI = ModelConfig("mini", 4, zoo.FIFTEEN_STEPS, MINI_UNET, MINI_VQ)
+
+
+def test_three_published_steps():
+    """Losses, gradient and parameters as the published networks had them under AdamW."""
+    expected = golden("mini_training")
+    config = TrainingConfig(
+        model=MINI, data=InputConfig(crop=CropConfig(size=64)), batch_size=2,
+        optimizer=OptimizerConfig(learning_rate=5e-5, warmup=0),
+    )  # fmt: skip
+    params = variables_of(stored(manifest_state("unet")), MINI_UNET)["params"]
+    frozen = {"first_stage": variables_of(stored(manifest_state("autoencoder")), MINI_VQ)["params"]}
+    pair = Pair(jnp.asarray(expected["gt"]), jnp.asarray(expected["lq"]))
+
+    def mean_loss(params, t, noise):
+        loss, terms = sample_losses(params, frozen, pair, t, noise, model=MINI, loss=config.loss)
+        return loss.mean(), (loss, terms)
+
+    @jit
+    def step(state, t, noise):
+        grads, (loss, terms) = jax.grad(mean_loss, has_aux=True)(state.params, t, noise)
+        return *update(config, state, grads, loss.mean()), grads, loss, terms
+
+    def released(tree) -> dict[str, np.ndarray]:
+        flat = {name: np.asarray(value) for name, value in flatten(tree).items()}
+        return to_torch(flat, unet_rules(MINI_UNET))
+
+    state = init_state(config, params)
+    for i in range(3):
+        t, noise = jnp.asarray(expected["t"][i], jnp.int32), jnp.asarray(expected["noise"][i])
+        state, norm, rate, grads, loss, terms = step(state, t, noise)
+        np.testing.assert_allclose(loss, expected["mse"][i], rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(loss, terms["mse"])
+        assert rate == np.float32(5e-5)
+        if i == 0:
+            assert abs(norm / expected["grad_global_norm"] - 1) <= 1e-4
+            ours = released(grads)
+            for name in (key for key in expected if key.startswith("grad:")):
+                greatest = np.abs(expected[name]).max()
+                difference = np.abs(ours[name.removeprefix("grad:")] - expected[name]).max()
+                assert difference <= 1e-4 * greatest, name
+    ours = released(state.params)
+    differences = np.concatenate([
+        np.abs(ours[name.removeprefix("after3:")] - expected[name]).ravel()
+        for name in expected if name.startswith("after3:")
+    ])  # fmt: skip
+    print(
+        f"parameters: {differences.max():.2g} at most, {(differences <= 1e-6).mean():.5%} to 1e-6"
+    )
+    assert (differences <= 1e-6).mean() >= 0.999
+    assert differences.max() <= 1e-4
+
+
+@pytest.mark.parametrize("target", ["x0", "residual", "epsilon", "epsilon_scale"])
+def test_weights_of_the_bound(target):
+    """Whatever is predicted, the weighted error is that of x_0, (alpha / eta)^2 / (2 variance)."""
+    config = ChainConfig(steps=4, min_noise_level=0.2, target=target)
+    chain, s = make_chain(config, in_pixels=False), make_schedule(config)
+    t = jnp.arange(4)
+    shape = (4, 2, 2, 3)
+    x_0, y, noise, error = jax.random.normal(jax.random.key(0), (4, *shape))
+    x_t = chain.q_sample(x_0, y, t, noise)
+    truth = chain.target_of(x_0, y, t, noise)
+    output = truth + error
+    weighted = squared_error(chain, truth, output, t) * step_weight(
+        chain, LossConfig(mse_weighting="bound"), t
+    )
+    of_x_0 = np.square(chain.predict_x0(output, x_t, y, t) - x_0).mean((1, 2, 3))
+    expected = 0.5 / s.posterior_variance_clipped * (s.alphas / s.etas) ** 2 * of_x_0
+    np.testing.assert_allclose(weighted, expected, rtol=2e-3)
+    np.testing.assert_array_equal(step_weight(chain, LossConfig(), t), np.ones(4))
+
+
+@cache
+def tiny_batch(model: ModelConfig):
+    """Random parameters, frozen ones, two pairs, their steps and their noise."""
+    side, low = model.unet.image_size, model.unet.condition_size
+    keys = jax.random.split(jax.random.key(1), 6)
+    pair = Pair(
+        high=jax.random.uniform(keys[0], (2, low * model.scale, low * model.scale, 3)) * 2 - 1,
+        low=jax.random.uniform(keys[1], (2, low, low, 3)) * 2 - 1,
+        mask=jnp.zeros((2, low, low, 1)).at[:, :5].set(1) if model.unet.condition_mask else None,
+    )
+    stage = first_stage(model.first_stage)
+    frozen = {"first_stage": stage.init(keys[2], pair.high)["params"]}
+    noise = jax.random.normal(keys[3], (2, side, side, model.unet.latent_channels))
+    return init_params(model, keys[4]), frozen, pair, jnp.array([0, 3]), noise
+
+
+def test_terms_add_up_and_reach_the_network_through_the_frozen_decoder():
+    params, frozen, pair, t, noise = tiny_batch(TINY)
+    loss = LossConfig(mse=2.0, l1=0.5, gradient=3.0)
+
+    def of_images(params):
+        total, terms = sample_losses(params, frozen, pair, t, noise, model=TINY, loss=loss)
+        return (total - 2 * terms["mse"]).mean(), (total, terms)
+
+    grads, (total, terms) = jit(jax.grad(of_images, has_aux=True))(params)
+    assert terms.keys() == {"mse", "l1", "gradient"}
+    expected = 2 * terms["mse"] + 0.5 * terms["l1"] + 3 * terms["gradient"]
+    np.testing.assert_allclose(total, expected, rtol=1e-6)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["conv_out"]))
+
+
+def test_what_is_to_be_filled_is_hidden():
+    params, frozen, pair, t, noise = tiny_batch(TINY_INPAINTING)
+    call = jit(partial(sample_losses, model=TINY_INPAINTING, loss=LossConfig()))
+    before = call(params, frozen, pair, t, noise)[0]
+    under = pair._replace(low=pair.low + 0.3 * pair.mask)
+    np.testing.assert_array_equal(call(params, frozen, under, t, noise)[0], before)
+    beside = pair._replace(low=pair.low + 0.3 * (1 - pair.mask))
+    assert (call(params, frozen, beside, t, noise)[0] != before).all()
+
+
+def test_image_terms():
+    """Against plain numpy, on a first stage that changes nothing."""
+    model = ModelConfig(
+        "pixels", 1, unet=UNetConfig(image_size=64, condition_size=64), first_stage=PixelConfig()
+    )
+    x, y = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 2, 64, 64, 3)).astype(np.float32)
+    frozen = {"first_stage": {}, "alex": load_lpips("alex")}
+    names = ("l1", "gradient", "lpips_alex")
+    terms = image_terms(frozen, x, y, model=model, names=names, dtype=np.float32)
+    np.testing.assert_allclose(terms["l1"], np.abs(x - y).mean((1, 2, 3)), rtol=1e-5)
+    d = x - y
+    down = np.abs(d[:, 1:] - d[:, :-1]).mean((1, 2, 3))
+    across = np.abs(d[:, :, 1:] - d[:, :, :-1]).mean((1, 2, 3))
+    np.testing.assert_allclose(terms["gradient"], (down + across) / 2, rtol=1e-5)
+    clipped = image_terms(frozen, np.clip(x, -1, 1), y, model=model, names=names, dtype=np.float32)
+    np.testing.assert_array_equal(terms["lpips_alex"], clipped["lpips_alex"])
+    assert (terms["lpips_alex"] > 0.05).all()
