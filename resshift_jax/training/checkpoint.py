@@ -151,12 +151,9 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         if self._is_first:
             _remove_temporary(self.folder)
-        return CheckpointError(
-            printable(
-                f"{self.folder}: the checkpoint of step {step} cannot be written, {_reason(error)}; the "
-                f"ones before it are whole, and the same command goes on from them"
-            )
-        )
+        what = f"{self.folder}: the checkpoint of step {step} cannot be written, {_reason(error)}"
+        advice = "those before it are whole, and the same command goes on from them"
+        return CheckpointError(printable(f"{what}; {advice}"))
 
 
 def read_part(
