@@ -90,7 +90,7 @@ class Checkpoints:
             logging.getLogger(__name__).debug("closing", exc_info=True)
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest step whose checkpoint is sound, and its meta; None if there is none at all.
+        """The newest step whose checkpoint is sound, and its meta; None if none was ever finished.
 
         Raises:
             CheckpointError: there are checkpoints, but none is sound.
@@ -166,7 +166,7 @@ def read_part(
 
     Raises:
         FileNotFoundError: no checkpoints there, or none of that step.
-        CheckpointError: it is not sound, or none is.
+        CheckpointError: it is not sound, or there are some and none is.
     """
     folder = folder.absolute()
     if step is None:
@@ -226,19 +226,21 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _newest_sound(folder: Path, notify: Callable[[str], None]) -> int:
-    """The newest step whose checkpoint is sound; _NONE where there is no checkpoint."""
-    bad: list[str] = []
+    """The newest step whose checkpoint is sound; _NONE where none has ever been finished."""
+    told, finished = "", False
     for step in _steps(folder):
-        problem = _problem(folder / str(step))
+        path = folder / str(step)
+        problem = _problem(path)
+        if told:
+            notify(told if problem else f"{told}; going back to step {step}")
         if problem is None:
-            if bad:
-                notify(f"{bad[-1]}; going back to step {step}")
             return step
-        if bad:
-            notify(bad[-1])
-        bad.append(printable(f"{folder / str(step)}: {problem}"))
-    if bad:
-        raise CheckpointError(f"{bad[-1]}; no checkpoint is sound, remove {folder} to begin anew")
+        told = printable(f"{path}: {problem}")
+        finished |= (path / MANIFEST).exists()
+    if finished:
+        raise CheckpointError(f"{told}; no checkpoint is sound, remove {folder} to begin anew")
+    if told:
+        notify(f"{told}; there is none before it, beginning anew")
     return _NONE
 
 

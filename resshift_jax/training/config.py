@@ -224,15 +224,15 @@ class TrainingConfig:
         require(0 <= self.ema < 1, f"ema: {self.ema} given, 0 to below 1 needed")
         require(0 <= self.seed < 2**32, f"seed: {self.seed} given, 0 to {2**32 - 1} needed")
         model = self.model
-        scale = getattr(self.degradation, "scale", 1)
-        require(
-            scale == model.scale,
-            f"degradation.scale: {scale} given, the model's scale is {model.scale}",
-        )
         require(
             isinstance(self.degradation, MaskConfig) == model.unet.condition_mask,
             f"degradation.kind: {self.degradation.kind} given, but unet.condition_mask is "
             f"{str(model.unet.condition_mask).lower()}",
+        )
+        scale = getattr(self.degradation, "scale", 1)
+        require(
+            scale == model.scale,
+            f"degradation.scale: {scale} given, the model's scale is {model.scale}",
         )
         side = model.unet.image_size * model.first_stage.factor
         require(

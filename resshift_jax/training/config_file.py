@@ -23,7 +23,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
         ConfigError: a file that cannot be read, an unknown key, told with the nearest one, or a
             value that cannot be used.
     """
-    values = _read(path)
+    values = merged(to_dict(TrainingConfig()), _read(path))
     for setting in overrides:
         if "=" not in setting:
             raise ConfigError(f"{setting}: a setting is given as key=value")

@@ -151,6 +151,20 @@ def test_none_that_is_sound_is_an_error_and_none_at_all_is_none(folder, opened, 
     empty.close()
 
 
+def test_where_only_the_first_save_was_broken_off_a_run_begins_anew(folder, opened):
+    checkpoints, lines = opened
+    for step in (2, 3):
+        shutil.rmtree(folder / str(step))
+    (folder / "1" / MANIFEST).unlink()
+    assert checkpoints.latest() is None
+    assert "beginning anew" in lines[0]
+    with pytest.raises(FileNotFoundError, match="no checkpoints there"):
+        read_part(folder, "ema")
+    checkpoints.save(1, make_state(1), {})
+    checkpoints.wait()
+    assert checkpoints.latest() == (1, {})
+
+
 def test_another_network_is_named(opened):
     checkpoints, _ = opened
     state = make_state(0)

@@ -1,0 +1,51 @@
+"""What the tests of whole runs share: the smallest model that trains, and train.py in a process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "configs" / "tiny.yaml"
+
+# Of configs/tiny.yaml, so small that a step takes milliseconds.
+SMALLEST = (
+    "model.unet.image_size=8", "model.unet.condition_size=8", "model.unet.channel_mult=[1]",
+    "model.unet.base_channels=32", "model.unet.swin_channels=32", "model.unet.swin_depth=1",
+    "model.unet.window_size=4", "data.crop.size=32", "data.threads=1", "batch_size=4",
+    "loss={mse: 1.0, lpips_vgg: 0, lpips_alex: 0}", "degradation={kind: bicubic}",
+    "checkpoint.every=8", "logging={every: 8, tensorboard: false}", "validation.lpips=[alex]",
+    "validation.best_by=lpips_alex",
+)  # fmt: skip
+
+
+def save_photos(folder: Path, count: int = 12, side: int = 40) -> Path:
+    """Smooth random pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        small = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8))
+        small.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:02}.png")
+    return folder
+
+
+def start_training(
+    *arguments: str | Path, cache: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen:
+    """train.py with the smallest model, in a process of its own."""
+    command = [sys.executable, "-u", ROOT / "train.py", TINY, *SMALLEST, *arguments]
+    return subprocess.Popen(
+        list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "RESSHIFT_CACHE": str(cache), **(environment or {})},
+    )  # fmt: skip
+
+
+def train(*arguments: str | Path, cache: Path, **options) -> str:
+    """Trains to the end, or until told to stop; what it said."""
+    process = start_training(*arguments, cache=cache, **options)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    return said

@@ -1,0 +1,147 @@
+"""A run that is killed, stopped and moved between devices, against one that is not."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import save_photos, start_training, train
+
+from resshift_jax.training.checkpoint import read_part
+
+STEPS = "steps=40"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    return save_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """Of compiled programs, which these runs share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def validated(photos) -> tuple[str, ...]:
+    """Settings that measure four pictures every sixteen steps."""
+    return f"validation.high={photos}", "validation.every=16", "validation.images=4"
+
+
+@pytest.fixture(scope="module")
+def whole(photos, cache, validated, tmp_path_factory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train("--data", photos, "--workdir", folder, STEPS, *validated, cache=cache)
+    return folder
+
+
+def wait_for(process: subprocess.Popen, path: Path) -> None:
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    for name in ("losses.csv", "validation.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    for part in ("params", "ema", "optimizer"):
+        (step, _, a), (other_step, _, b) = (
+            read_part(run / "checkpoints", part) for run in (one, other)
+        )
+        assert step == other_step
+        assert a.keys() == b.keys()
+        assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+def test_a_run_that_was_killed_and_stopped_ends_the_same(photos, cache, validated, whole, tmp_path):
+    """Bit for bit: losses, metrics, parameters, moving average and moments."""
+    arguments = "--data", photos, "--workdir", tmp_path / "run", STEPS, *validated
+    folder = tmp_path / "run"
+    for signals, seen in (
+        (signal.SIGKILL, folder / "losses.csv"),  # before the first checkpoint
+        (signal.SIGKILL, folder / "checkpoints" / "8"),  # as it is being written
+        (signal.SIGTERM, folder / "checkpoints" / "24"),
+    ):
+        process = start_training(*arguments, cache=cache)
+        wait_for(process, seen)
+        process.send_signal(signals)
+        told = time.monotonic()
+        said = process.communicate()[1]
+        if signals == signal.SIGTERM:
+            assert time.monotonic() - told < 10
+            assert process.returncode == 0, said
+            assert "stopped" in said
+        else:
+            assert process.returncode == -signal.SIGKILL
+    said = train(*arguments, cache=cache)
+    assert "goes on after step" in said
+    assert_same_run(folder, whole)
+    assert "done, all 40 steps of it" in train(*arguments, cache=cache)
+
+
+def test_damage_of_the_newest_checkpoint_costs_no_more_than_it(
+    photos, cache, validated, whole, tmp_path
+):
+    folder = shutil.copytree(whole, tmp_path / "run")
+    newest = max((folder / "checkpoints" / "40").rglob("d/*"), key=lambda f: f.stat().st_size)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 3] ^= 16
+    newest.write_bytes(content)
+    said = train("--data", photos, "--workdir", folder, STEPS, *validated, cache=cache)
+    assert "checksum differs; going back to step 32" in said
+    assert "goes on after step 32" in said
+    assert_same_run(folder, whole)
+
+
+FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+
+
+@pytest.mark.slow
+def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
+    """One device, four, four of which two share a state, and two processes: the same 20 losses."""
+
+    def arguments(name: str) -> tuple:
+        return "--data", photos, "--workdir", tmp_path / name, "steps=20", "ema=0.9"
+
+    train(*arguments("one"), cache=cache)
+    train(*arguments("four"), cache=cache, environment=FOUR_DEVICES)
+    train(*arguments("shared"), "mesh.fsdp=2", cache=cache, environment=FOUR_DEVICES)
+    processes = [
+        start_training(
+            *arguments("processes"),
+            "--distributed",
+            cache=cache,
+            environment={
+                "JAX_COORDINATOR_ADDRESS": "localhost:29517",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(i),
+            },
+        )
+        for i in range(2)
+    ]
+    for process in processes:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    losses = {
+        name: np.loadtxt(tmp_path / name / "losses.csv", delimiter=",", skiprows=1)[:, 1]
+        for name in ("one", "four", "shared", "processes")
+    }
+    assert losses["one"].shape == (20,)
+    for name, values in losses.items():
+        difference = np.abs(values - losses["one"]).max()
+        print(f"{name}: {difference:.2g}")
+        assert difference <= 1e-5
+    # What one device has saved, four go on from, and the reverse.
+    more = "steps=24", "--accept-changes"
+    train(*arguments("one")[:4], "ema=0.9", *more, cache=cache, environment=FOUR_DEVICES)
+    train(*arguments("shared")[:4], "ema=0.9", *more, cache=cache)
+    ends = [
+        np.loadtxt(tmp_path / name / "losses.csv", delimiter=",", skiprows=1)[20:, 1]
+        for name in ("one", "shared")
+    ]
+    np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-5)
