@@ -5,13 +5,11 @@ that a share of that rate can be given: machines differ and are busy, shares har
 """
 
 import argparse
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +22,15 @@ from benchmarks.timing import (
     interleaved,
     matmul_program,
     peak_gib,
+    published_gflop,
     timed,
     write_json,
 )
 from examples import stand_in
 from resshift_jax import convert
 from resshift_jax.config import ModelConfig
-from resshift_jax.flops import count_flops
 from resshift_jax.folders import File
 from resshift_jax.images import Photo, write_photo
-from resshift_jax.nn import layers
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.pipeline import Outcome, restore_files
@@ -61,13 +58,6 @@ class Row:
     gflop: float | None = None
     share: float | None = None
     programs: int | None = None
-
-
-def published_gflop(function: Callable, *args) -> float:
-    """GFLOP of the networks as published, before upsampling is folded into convolutions."""
-    with mock.patch.object(layers, "FEW_PIXELS", math.inf):
-        # A function of its own: JAX would take the trace made here for the one to be timed.
-        return count_flops(lambda *same: function(*same), *args) / 1e9
 
 
 def prepare(folder: Path, rows: list[Row], dtype) -> resshift_jax.Model:

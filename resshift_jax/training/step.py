@@ -70,7 +70,7 @@ def abstract_pairs(config: TrainingConfig) -> Any:
     return Pair(**shapes)
 
 
-def make_prepare(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> Callable:
+def make_prepare(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Wrapped:
     """The compiled (step, images) -> pairs; images as in `make_pairs`, both on all devices."""
     batch = NamedSharding(mesh, BATCH)
     local = jax.shard_map(
