@@ -1,15 +1,12 @@
 """The state of training to disk and back: written in the background, verified before it is used.
 
-Orbax writes the arrays into a folder for each step. A manifest with the files' checksums comes
-last; a folder without one, or with a file that is not as it says, is not gone on from.
+Below a folder, each checkpoint is a folder named by its step: the arrays, by Orbax, and a manifest
+with the checksum of every file. It is made under another name, "STEP.saving", and gets its own once
+it is complete and on the disk; what a killed process leaves never has the name of a checkpoint.
 """
 
-import hashlib
 import json
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,302 +16,238 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from resshift_jax.files import printable, written_whole
+from resshift_jax.files import printable
+from resshift_jax.training.checkpoint_folder import (
+    NONE,
+    SAVING,
+    CheckpointError,
+    clean,
+    newest_sound,
+    prune,
+    publish,
+    steps,
+)
+from resshift_jax.training.manifest import (
+    find_damage,
+    read_manifest,
+    write_manifest,
+)
+from resshift_jax.training.orbax_arrays import (
+    as_numpy,
+    flat_arrays,
+    hush_orbax,
+    in_words,
+    kind,
+    new_writer,
+    on_devices,
+    read_arrays,
+    reason,
+)
 
-MANIFEST = "manifest.json"
-_VERSION = 1
-_TEMPORARY = ".orbax-checkpoint-tmp"
-_NONE = -1  # instead of a step
-
-
-class CheckpointError(OSError):
-    """A checkpoint that cannot be written or read; one line that names it and says what to do."""
+_FAILED = -2  # instead of a step
+_SLOWEST = 3600 * 1000  # milliseconds that processes wait for the first one's manifest
 
 
 class Checkpoints:
-    """The checkpoints of a run, all processes of which call the same methods.
+    """The checkpoints of a run. Of several processes, all call the same methods in the same order.
 
     Args:
-        folder: with a folder for each step.
-        keep: so many of the newest stay, at least 2.
-        notify: given a line on each checkpoint that cannot be used.
+        folder: where they are; made by the first save. All processes see the same one.
+        keep: so many of the newest sound ones stay, at least 2.
+        notify: given one line on each checkpoint that cannot be used.
     """
 
     def __init__(self, folder: Path, *, keep: int = 3, notify: Callable[[str], None] = print):
+        hush_orbax()
         self.folder, self.keep, self.notify = folder.absolute(), max(keep, 2), notify
         self._is_first = jax.process_index() == 0
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of all that it does
-        self._writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = ThreadPoolExecutor(1, "checkpoint")
-        self._saving: Future | None = None
+        self._saving: Future[None] | None = None
+        self._finished = 0
+        self._damaged: set[int] = set()
+        if self._is_first:
+            clean(self.folder)
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> None:
-        """Begins to write the state after a step; it may be changed or donated from then on.
+        """Begins to write the state after a step, when the save before it is done.
+
+        When it returns, the state may be changed and its arrays donated. A checkpoint that is there
+        already is replaced once the new one is complete.
 
         Args:
-            state: a tree of arrays, that may be divided among devices and processes.
+            state: a tree of arrays, which may be divided among devices and processes.
             meta: what else belongs to it, as JSON has it.
 
         Raises:
-            CheckpointError: this or the save before it failed.
+            CheckpointError: this save or the one before it failed.
         """
         self.wait()
-        target = self.folder / str(step)
+        flat = flat_arrays(state)
+        arrays = {name: kind(leaf) for name, leaf in flat.items()}
+        content = {"step": step, "meta": json.loads(json.dumps(meta)), "arrays": arrays}
         try:
-            if self._is_first and target.exists():  # one that could not be used
-                shutil.rmtree(target)
-            flat = _flat(state)
-            self._writer.save(target, args=ocp.args.PyTreeSave(flat))
-        except Exception as e:  # tensorstore and Orbax raise what they like
+            if self._is_first:
+                clean(self.folder)
+            writer = new_writer()
+            writer.save(self._path(step, SAVING), args=ocp.args.PyTreeSave(flat))
+        except Exception as e:  # Orbax raises what it likes
             raise self._failed(step, e) from e
-        arrays = {name: _kind(leaf) for name, leaf in flat.items()}
-        self._saving = self._thread.submit(self._finish, step, dict(meta), arrays)
+        self._saving = self._thread.submit(self._finish, writer, step, content)
 
     def poll(self) -> None:
-        """Raises CheckpointError if the save in the background has failed; takes no time."""
+        """Raises CheckpointError, once, if the save in the background has failed; takes no time."""
         if self._saving is not None and self._saving.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until the last save is done. Raises CheckpointError if it has failed."""
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        """Returns when the last save is done. Raises CheckpointError, once, if it failed."""
+        if self._saving is None:
+            return
+        error = self._saving.exception()
+        self._saving = None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
-        """Ends what runs in the background; a failure of it is told by `wait` alone."""
-        self._thread.shutdown(wait=True)
+        """Waits for the last save and ends what runs in the background.
+
+        It is for `finally`, and raises nothing: `notify` gets what `wait` would have raised.
+        """
         try:
-            self._writer.close()
-        except Exception:  # told already
-            logging.getLogger(__name__).debug("closing", exc_info=True)
+            self.wait()
+        except CheckpointError as e:
+            self.notify(str(e))
+        self._thread.shutdown()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest step whose checkpoint is sound, and its meta; None if none was ever finished.
+        """The newest step whose checkpoint is sound, every byte of it, and its meta.
+
+        None if there are no checkpoints at all. `notify` is told of those that are passed over.
 
         Raises:
             CheckpointError: there are checkpoints, but none is sound.
         """
-        step, problem = _NONE, None
+        step, error = NONE, None
         if self._is_first:
             try:
-                step = _newest_sound(self.folder, self.notify)
-            except CheckpointError as e:
-                problem = e
+                step, self._damaged = newest_sound(self.folder, self.notify)
+            except OSError as e:
+                step, error = _FAILED, e
         if jax.process_count() > 1:
-            told = np.array([step, problem is not None], np.int32)
-            step, failed = map(int, multihost_utils.broadcast_one_to_all(told))
-            if failed and problem is None:
-                problem = CheckpointError(f"{self.folder}: no sound checkpoint")
-        if problem is not None:
-            raise problem
-        return None if step == _NONE else (step, _read_manifest(self.folder / str(step))["meta"])
+            step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+        if error is not None:
+            raise error
+        if step == _FAILED:
+            raise CheckpointError(f"{self.folder}: no sound checkpoint, says the first process")
+        return None if step == NONE else (step, _content(self._path(step))["meta"])
 
     def restore(self, step: int, abstract_state: Any) -> Any:
-        """The state after a step, which `latest` found sound.
+        """The state after a step, bit for bit; each process reads its part alone.
 
-        abstract_state: jax.ShapeDtypeStruct for arrays, with the shardings that they are to have.
+        Args:
+            step: that `latest` gave; nothing is verified here.
+            abstract_state: jax.ShapeDtypeStruct for arrays, with the shardings that they are to
+                have, on the devices of now. One without a sharding goes to the default device.
 
         Raises:
-            CheckpointError: arrays that are missing, or of another shape or dtype.
+            CheckpointError: not there, or its arrays have other names, shapes or dtypes.
         """
-        flat = _flat(abstract_state)
-        found = _read_manifest(self.folder / str(step))["arrays"]
-        wanted = {name: _kind(leaf) for name, leaf in flat.items()}
-        if found != wanted:
-            name = min(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
+        wanted = flat_arrays(abstract_state)
+        kinds = {name: kind(leaf) for name, leaf in wanted.items()}
+        found = _content(self._path(step))["arrays"]
+        if found != kinds:
+            name = min(n for n in found.keys() | kinds.keys() if found.get(n) != kinds.get(n))
             raise CheckpointError(
-                f"{self.folder / str(step)}: {name} is {found.get(name, 'missing')}, "
-                f"{wanted.get(name, 'none')} expected; it is of another network"
+                f"{self._path(step)}: {name} is {in_words(found.get(name))}, expected is "
+                f"{in_words(kinds.get(name))}; go on with the configuration it was made with"
             )
-        restored = _restore(self.folder / str(step), flat)
-        return jax.tree.unflatten(jax.tree.structure(abstract_state), restored.values())
+        arrays = _arrays(self._path(step), wanted, on_devices)
+        return jax.tree.unflatten(jax.tree.structure(abstract_state), arrays.values())
 
-    def _finish(self, step: int, meta: dict[str, Any], arrays: dict[str, list]) -> None:
+    def _path(self, step: int, suffix: str = "") -> Path:
+        return self.folder / f"{step}{suffix}"
+
+    def _finish(self, writer: ocp.AsyncCheckpointer, step: int, content: dict[str, Any]) -> None:
+        """In the background: what is to be done once Orbax has written the arrays."""
+        self._finished += 1
         try:
-            self._writer.wait_until_finished()
-            if self._is_first:
-                _write_manifest(self.folder / str(step), step, meta, arrays)
-                self._prune()
+            writer.close()  # when it is done
+            try:
+                if self._is_first:
+                    write_manifest(self._path(step, SAVING), content)
+                    publish(self.folder, step)
+                    self._damaged.discard(step)
+                    prune(self.folder, self.keep, step, self._damaged)
+            finally:
+                if jax.process_count() > 1:
+                    barrier = ocp.multihost.get_barrier_sync_fn()
+                    barrier(key=f"manifest of {self.folder} {self._finished}", timeout_ms=_SLOWEST)
         except Exception as e:
             raise self._failed(step, e) from e
 
-    def _prune(self) -> None:
-        """Removes what is older than the checkpoints to keep, and what broken-off saves left."""
-        steps = _steps(self.folder)
-        kept = [step for step in steps if (self.folder / str(step) / MANIFEST).exists()]
-        for step in steps:
-            if step < min(kept[: self.keep]):
-                shutil.rmtree(self.folder / str(step), ignore_errors=True)
-        _remove_temporary(self.folder)
-
     def _failed(self, step: int, error: Exception) -> CheckpointError:
         if self._is_first:
-            _remove_temporary(self.folder)
-        what = f"{self.folder}: the checkpoint of step {step} cannot be written, {_reason(error)}"
-        advice = "those before it are whole, and the same command goes on from them"
-        return CheckpointError(printable(f"{what}; {advice}"))
+            clean(self.folder, patience=2)
+        return CheckpointError(
+            printable(
+                f"{self.folder}: the checkpoint of step {step} cannot be written, "
+                f"{reason(error)}; make room or amends there, and go on from the one before it"
+            )
+        )
 
 
 def read_part(
-    folder: Path, part: str, step: int | None = None
+    folder: Path, part: str, step: int | None = None, notify: Callable[[str], None] = print
 ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]]:
-    """One part of the state at the newest sound checkpoint of a folder, or at that of a step.
+    """One part of a state, without the others: of the newest sound checkpoint, or that of a step.
+
+    Of several processes, all call it.
+
+    Args:
+        folder: where the checkpoints are.
+        part: name of a field of the state: "ema".
+        notify: given one line on each checkpoint that cannot be used.
 
     Returns:
-        The step, its meta, and path within the part -> array.
+        The step; its meta; {path within the part, "a/b/c": array, of the dtype it was saved in}.
 
     Raises:
         FileNotFoundError: no checkpoints there, or none of that step.
-        CheckpointError: it is not sound, or there are some and none is.
+        CheckpointError: none is sound, or that of the step is not; or it has no such part.
     """
+    hush_orbax()
     folder = folder.absolute()
     if step is None:
-        step = _newest_sound(folder, lambda line: logging.getLogger(__name__).warning(line))
-        if step == _NONE:
+        step, _ = newest_sound(folder, notify)
+        if step == NONE:
             raise FileNotFoundError(f"{folder}: no checkpoints there")
-    else:
-        if not (folder / str(step)).is_dir():
-            known = ", ".join(map(str, _steps(folder))) or "none"
-            raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; there: {known}")
-        problem = _problem(folder / str(step))
-        if problem:
-            raise CheckpointError(f"{folder / str(step)}: {problem}")
-    manifest = _read_manifest(folder / str(step))
-    prefix = f"{part}/"
-    abstract = {
-        name: jax.ShapeDtypeStruct(shape, np.dtype(dtype))
-        for name, (shape, dtype) in manifest["arrays"].items()
-        if name.startswith(prefix)
+    elif step not in steps(folder):
+        there = ", ".join(map(str, reversed(steps(folder)))) or "none"
+        raise FileNotFoundError(f"{folder}: no checkpoint of step {step}; there: {there}")
+    elif damage := find_damage(folder / str(step)):
+        raise CheckpointError(f"{folder / str(step)}: {damage}; take another step")
+    content = _content(folder / str(step))
+    wanted = {
+        name: jax.ShapeDtypeStruct(shape, dtype)
+        for name, (shape, dtype) in content["arrays"].items()
+        if name.startswith(f"{part}/")
     }
-    arrays = _restore(folder / str(step), abstract)
-    return step, manifest["meta"], {name.removeprefix(prefix): v for name, v in arrays.items()}
+    if not wanted:
+        parts = ", ".join(sorted({name.split("/")[0] for name in content["arrays"]}))
+        raise CheckpointError(f"{folder / str(step)}: has no {part}; there: {parts}")
+    arrays = _arrays(folder / str(step), wanted, as_numpy)
+    return step, content["meta"], {k.removeprefix(f"{part}/"): v for k, v in arrays.items()}
 
 
-def _flat(state: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _kind(leaf: Any) -> list:
-    return [list(leaf.shape), np.dtype(leaf.dtype).name]
-
-
-def _restore(path: Path, abstract: dict[str, Any]) -> dict[str, Any]:
-    """Arrays of a checkpoint by their names: numpy, or as they are to be divided."""
-
-    def how(leaf: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
-        if leaf.sharding is None:
-            return ocp.RestoreArgs(restore_type=np.ndarray)
-        return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape)
-
-    arguments = ocp.args.PyTreeRestore(
-        abstract, {name: how(leaf) for name, leaf in abstract.items()}, partial_restore=True
-    )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        restored = reader.restore(path, args=arguments)
-    return {name: restored[name] for name in abstract}
-
-
-def _steps(folder: Path) -> list[int]:
-    """Those that have a folder, the newest first."""
+def _content(path: Path) -> dict[str, Any]:
     try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+        return read_manifest(path)
+    except (OSError, ValueError) as e:
+        raise CheckpointError(printable(f"{path}: no sound checkpoint, {reason(e)}")) from e
 
 
-def _newest_sound(folder: Path, notify: Callable[[str], None]) -> int:
-    """The newest step whose checkpoint is sound; _NONE where none has ever been finished."""
-    told, finished = "", False
-    for step in _steps(folder):
-        path = folder / str(step)
-        problem = _problem(path)
-        if told:
-            notify(told if problem else f"{told}; going back to step {step}")
-        if problem is None:
-            return step
-        told = printable(f"{path}: {problem}")
-        finished |= (path / MANIFEST).exists()
-    if finished:
-        raise CheckpointError(f"{told}; no checkpoint is sound, remove {folder} to begin anew")
-    if told:
-        notify(f"{told}; there is none before it, beginning anew")
-    return _NONE
-
-
-def _problem(path: Path) -> str | None:
-    """What is wrong with a checkpoint, if anything."""
+def _arrays(path: Path, wanted: dict[str, Any], how: Callable) -> dict[str, Any]:
     try:
-        manifest = _read_manifest(path)
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing, saving was broken off"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is damaged"
-    files = manifest["files"]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = pool.map(lambda name: _checksum(path / name), files)
-        for (name, (size, digest)), result in zip(files.items(), found, strict=True):
-            if result is None:
-                return f"{name} is missing"
-            if result[0] != size:
-                return f"{name} has {result[0]} bytes, {size} were written"
-            if result[1] != digest:
-                return f"{name} is not what was written, its checksum differs"
-    return None
-
-
-def _checksum(path: Path) -> tuple[int, str] | None:
-    try:
-        with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
-
-
-def _write_manifest(path: Path, step: int, meta: dict, arrays: dict[str, list]) -> None:
-    names = sorted(_files_below(path))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        sums = pool.map(lambda name: _checksum(path / name), names)
-    body = {
-        "version": _VERSION, "step": step, "meta": meta, "arrays": arrays,
-        "files": dict(zip(names, sums, strict=True)),
-    }  # fmt: skip
-    text = json.dumps(body, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    with written_whole(path / MANIFEST) as temporary, temporary.open("w") as file:
-        file.write(json.dumps({"sha256": digest, "manifest": text}))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError, or ValueError, KeyError or TypeError where it is damaged."""
-    outer = json.loads((path / MANIFEST).read_bytes())
-    if hashlib.sha256(outer["manifest"].encode()).hexdigest() != outer["sha256"]:
-        raise ValueError("its checksum differs")
-    return json.loads(outer["manifest"])
-
-
-def _files_below(path: Path) -> Iterator[str]:
-    for folder, _, names in os.walk(path):
-        for name in names:
-            place = (Path(folder) / name).relative_to(path).as_posix()
-            if place != MANIFEST:
-                yield place
-
-
-def _remove_temporary(folder: Path) -> None:
-    for path in folder.glob(f"*{_TEMPORARY}*"):
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _reason(error: BaseException) -> str:
-    """What went wrong, in a few words, out of what may be pages."""
-    text = f"{error} {error.__cause__ or ''} {error.__context__ or ''}"
-    for known in ("No space left on device", "File too large", "Disk quota exceeded",
-                  "Permission denied", "Read-only file system"):  # fmt: skip
-        if known in text:
-            return known.lower()
-    return " ".join(str(error).split())[:200]
+        return read_arrays(path, wanted, how)
+    except Exception as e:  # Orbax raises what it likes
+        raise CheckpointError(printable(f"{path}: cannot be read, {reason(e)}")) from e
