@@ -9,7 +9,6 @@ By default the published recipe with one image a device in float32.
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,9 @@ from resshift_jax.flops import peak_flops
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import read_config
 from resshift_jax.training.dry_run import abstract_frozen
-from resshift_jax.training.loop import abstract_state, compute_dtype
+from resshift_jax.training.loop import compute_dtype
 from resshift_jax.training.mesh import make_mesh, require_divisible, to_global
-from resshift_jax.training.state import TrainingState, init_state
+from resshift_jax.training.state import TrainingState, sharded_init
 from resshift_jax.training.step import make_prepare, make_step, step_function
 
 PUBLISHED = Path(__file__).parents[1] / "configs" / "realsr_x4.yaml"
@@ -94,8 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     mesh = make_mesh(devices, config.mesh.fsdp)
     require_divisible(config.batch_size, config.micro_batches, mesh.size)
     dtype = compute_dtype(config, mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
-    state = jax.jit(partial(init_state, config), out_shardings=shardings)()
+    state = sharded_init(config, mesh)
     frozen = jax.device_put(random_frozen(config), NamedSharding(mesh, P()))
     side = config.data.crop.size
     shape = config.batch_size, side, side, 3

@@ -15,8 +15,9 @@ from resshift_jax.flops import peak_flops
 from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import to_yaml
-from resshift_jax.training.loop import abstract_state, compute_dtype, step_flops
+from resshift_jax.training.loop import compute_dtype, step_flops
 from resshift_jax.training.mesh import BATCH, make_mesh, require_divisible
+from resshift_jax.training.state import abstract_state
 from resshift_jax.training.step import abstract_pairs, make_step
 from resshift_jax.weights.mapping import first_stage_shapes, unflatten
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,10 @@ from resshift_jax.training.mesh import (
     require_divisible,
     shard_of,
     to_global,
-    with_shardings,
 )
 from resshift_jax.training.records import Table, read_table
 from resshift_jax.training.report import Report
-from resshift_jax.training.state import TrainingState, init_state
+from resshift_jax.training.state import TrainingState, abstract_state, sharded_init
 from resshift_jax.training.step import (
     Figures,
     abstract_pairs,
@@ -118,9 +116,7 @@ class Run:
 
     def _first_state(self) -> TrainingState:
         params = load_init(self.config)
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(self.config, self.mesh))
-        initialize = jax.jit(partial(init_state, self.config), out_shardings=shardings)
-        return initialize() if params is None else initialize(params)
+        return sharded_init(self.config, self.mesh, params)
 
     def _restored(self, step: int) -> TrainingState:
         return self.checkpoints.restore(step, abstract_state(self.config, self.mesh))
@@ -290,11 +286,6 @@ def step_flops(config: TrainingConfig, mesh: Mesh, dtype: np.dtype, state: Any, 
     """Operations of a step that have to be done: what is computed again to save memory is not."""
     once = replace(config, loss=replace(config.loss, remat=False))
     return count_flops(step_function(once, mesh, dtype), state, frozen, abstract_pairs(config))
-
-
-def abstract_state(config: TrainingConfig, mesh: Mesh) -> TrainingState:
-    """The state's shapes, each with its sharding."""
-    return with_shardings(mesh, jax.eval_shape(partial(init_state, config)))
 
 
 def require_same(folder: Path, config: TrainingConfig, earlier: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from resshift_jax.config import ConfigError
@@ -55,7 +55,7 @@ def spec_of(shape: tuple[int, ...], fsdp: int) -> P:
     return P(*(None,) * axis, "fsdp")
 
 
-def with_shardings(mesh: Mesh, state: Any) -> Any:
+def with_shardings(mesh: Mesh | AbstractMesh, state: Any) -> Any:
     """The abstract arrays of a state, each with its sharding on the mesh."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(

@@ -1,16 +1,19 @@
 """The state of training: all that a step changes, and all that a resumed run needs."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import AbstractMesh, Mesh
 
 from resshift_jax.config import ModelConfig
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.mesh import with_shardings
 from resshift_jax.training.optimizer import make_optimizer
 
 
@@ -47,6 +50,18 @@ def init_state(config: TrainingConfig, params: Any = None) -> TrainingState:
         skipped=zero,
         skipped_in_a_row=zero,
     )
+
+
+def abstract_state(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> TrainingState:
+    """The state's shapes, each with its sharding on the mesh."""
+    return with_shardings(mesh, jax.eval_shape(partial(init_state, config)))
+
+
+def sharded_init(config: TrainingConfig, mesh: Mesh, params: Any = None) -> TrainingState:
+    """`init_state`, each array made where it belongs on the mesh."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    initialize = jax.jit(partial(init_state, config), out_shardings=shardings)
+    return initialize() if params is None else initialize(params)
 
 
 def init_params(model: ModelConfig, key: Array) -> Mapping[str, Any]:

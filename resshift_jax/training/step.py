@@ -22,7 +22,7 @@ from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.losses import Terms, sample_losses
 from resshift_jax.training.mesh import AXES, BATCH
 from resshift_jax.training.optimizer import learning_rate, make_optimizer
-from resshift_jax.training.state import TrainingState
+from resshift_jax.training.state import TrainingState, abstract_state
 
 TIME_GROUPS = 4
 """The chain's steps are told in so many groups, from the last of sampling to the first."""
@@ -91,8 +91,13 @@ def make_step(
     config: TrainingConfig, mesh: Mesh | AbstractMesh, dtype: DTypeLike
 ) -> jax.stages.Wrapped:
     """`step_function`, compiled; the state that it is given is consumed."""
-    function = step_function(config, mesh, dtype)
-    return jax.jit(function, donate_argnums=0, compiler_options=_options(mesh))
+    state = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
+    return jax.jit(
+        step_function(config, mesh, dtype),
+        donate_argnums=0,
+        out_shardings=(state, NamedSharding(mesh, P())),  # as it came, or it would compile again
+        compiler_options=_options(mesh),
+    )
 
 
 def step_function(

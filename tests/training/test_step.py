@@ -15,7 +15,7 @@ from resshift_jax.training.config import OptimizerConfig
 from resshift_jax.training.config_file import read_config
 from resshift_jax.training.mesh import make_mesh, require_divisible, spec_of
 from resshift_jax.training.optimizer import learning_rate
-from resshift_jax.training.state import init_state
+from resshift_jax.training.state import abstract_state, init_state, sharded_init
 from resshift_jax.training.step import (
     TIME_GROUPS,
     by_group,
@@ -41,8 +41,15 @@ def pairs() -> Pair:
     return make_prepare(CONFIG, MESH)(0, {"high": high})
 
 
+@cache
+def initial():
+    return jax.tree.map(np.asarray, sharded_init(CONFIG, MESH))
+
+
 def first_state():
-    return jax.jit(partial(init_state, CONFIG))()
+    """Fresh arrays, which a step consumes."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(CONFIG, MESH))
+    return jax.tree.map(jax.device_put, initial(), shardings)
 
 
 def step(state, pairs, micro_batches: int = 1):
@@ -66,7 +73,9 @@ def test_a_step_moves_the_parameters_and_their_average():
         np.abs(q - p).ravel()
         for p, q in zip(*map(jax.tree.leaves, (before.params, after.params)), strict=True)
     ])  # fmt: skip
-    assert np.median(moves) == pytest.approx(float(figures.learning_rate), rel=1e-3)
+    moved = moves[moves > 0]  # behind convolutions that start as zero nothing moves at first
+    assert moved.size > 1000
+    assert np.median(moved) == pytest.approx(float(figures.learning_rate), rel=1e-3)
     assert moves.max() <= float(figures.learning_rate) * 1.01
     assert float(figures.loss) == pytest.approx(float(figures.terms["mse"]))
     counts = np.asarray(figures.group_count)
@@ -80,11 +89,8 @@ def test_parts_of_a_batch_add_up_to_it():
     np.testing.assert_allclose(of_parts.loss, figures.loss, rtol=1e-5)
     np.testing.assert_allclose(of_parts.grad_norm, figures.grad_norm, rtol=1e-4)
     assert_same(of_parts.group_count, figures.group_count)
-    close = [
-        np.isclose(a, b, rtol=0, atol=1e-6).mean()
-        for a, b in zip(*map(jax.tree.leaves, (whole.params, parts.params)), strict=True)
-    ]
-    assert np.mean(close) > 0.99
+    for a, b in zip(*map(jax.tree.leaves, (whole.optimizer, parts.optimizer)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
@@ -108,7 +114,7 @@ def test_clipping_bounds_the_gradient_and_decay_shrinks_weights():
         optimizer=OptimizerConfig(learning_rate=0.1, warmup=0, clip_norm=1.0, weight_decay=0.5),
     )
     state = init_state(config, {"w": jnp.array([2.0])})
-    state, norm, rate = update(config, state, {"w": jnp.array([30.0])}, jnp.float32(1))
+    state, norm, _ = update(config, state, {"w": jnp.array([30.0])}, jnp.float32(1))
     assert norm == 30
     np.testing.assert_allclose(state.params["w"], 2 - 0.1 * (1 + 0.5 * 2), rtol=1e-6)
     adam = next(s for s in state.optimizer if hasattr(s, "mu"))
@@ -164,7 +170,7 @@ def test_what_is_divided_among_devices():
     assert tuple(spec_of((255, 257), 4)) == ()  # cannot be
     assert tuple(spec_of((512, 512), 1)) == ()
     require_divisible(64, 2, 8)
-    with pytest.raises(ConfigError, match="batch_size: 60 given, which 8 devices .* give 64"):
+    with pytest.raises(ConfigError, match=r"batch_size: 60 given, which 8 devices .* give 64"):
         require_divisible(60, 1, 8)
     with pytest.raises(ConfigError, match=r"mesh\.fsdp: 3 given, must divide 1 devices"):
         make_mesh(jax.devices()[:1], 3)
