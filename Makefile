@@ -17,6 +17,7 @@ check: $(VENV)/installed
 benchmark: $(VENV)/installed
 	$(RUN)/python -m benchmarks.sampling --json build/sampling.json
 	$(RUN)/python -m benchmarks.degradation --json build/degradation.json
+	$(RUN)/python -m benchmarks.training --json build/training.json
 
 # Untrained weights of the released size and form, until trained ones ship with the package.
 build/weights/resshift_realsrx4_s15_v2.pth: | $(VENV)/installed

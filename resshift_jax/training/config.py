@@ -195,7 +195,7 @@ class TrainingConfig:
         ema: decay of the exponential moving average of the parameters, from their start.
         seed: of all that is drawn.
         dtype: of the networks' computation; "auto": bfloat16 on TPU and GPU, float32 on CPU.
-        first_stage_weights: .pth of the autoencoder; None: looked for as sample.py does.
+        first_stage_weights: .pth of the autoencoder; None: as sample.py finds it, or fetches it.
         init: a weight file, or the folder of another run for its EMA; None: from random parameters.
     """
 

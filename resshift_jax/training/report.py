@@ -36,6 +36,7 @@ class Report:
         flops: float, peak: float, silent: bool = False,
     ):  # fmt: skip
         self.config, self.steps, self.batch_size = config, steps, batch_size
+        self._start = start
         self.flops, self.peak, self.silent = flops, peak, silent
         self._on_terminal = sys.stderr.isatty() and not silent
         self._writer = None if silent or not config.tensorboard else _writer(folder, start)
@@ -79,13 +80,15 @@ class Report:
     def step(self, step: int, figures: Figures, waited: float) -> None:
         """The figures of step number `step`, as numpy, and the seconds it waited for its data."""
         window = self._window
+        if step == self._start + 1:
+            window.measure(step)  # without the time that went into compiling
         window.waited += waited
         self._groups.append((np.asarray(figures.group_loss), np.asarray(figures.group_count)))
         self._bar.update(self._task, completed=step)
         if step % self.config.every and step != self.steps:
             return
         now = window.measure(step)
-        rate, waiting = now["steps_per_second"], now["waiting"]
+        rate, waiting = max(now["steps_per_second"], 1e-9), now["waiting"]
         mfu = rate * self.flops / self.peak
         text = (
             f"loss {float(figures.loss):.4g}  {rate * self.batch_size:.3g} images/s  "

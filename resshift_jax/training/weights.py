@@ -13,9 +13,10 @@ from resshift_jax.config import ConfigError, FirstStageConfig, ModelConfig, VQCo
 from resshift_jax.training.checkpoint import read_part
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.weights import store
-from resshift_jax.weights.load import cache_dir, load_weights, read_first_stage
+from resshift_jax.weights.load import load_weights, read_first_stage
 from resshift_jax.weights.lpips import load_lpips
 from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, flatten, unflatten
+from resshift_jax.weights.released import obtain_first_stage
 
 FIRST_STAGE = "first_stage.safetensors"
 CHECKPOINTS = "checkpoints"
@@ -38,7 +39,7 @@ def load_frozen(config: TrainingConfig, folder: Path) -> dict[str, Tree]:
 
 
 def load_first_stage(config: TrainingConfig, folder: Path) -> FlatParams:
-    """The parameters of the first stage, none where it has none: the run's own, or as sample.py."""
+    """The parameters of the first stage, none where it has none: the run's own, or fetched."""
     stage = config.model.first_stage
     if not isinstance(stage, VQConfig):
         return {}
@@ -49,14 +50,11 @@ def load_first_stage(config: TrainingConfig, folder: Path) -> FlatParams:
         return read_first_stage(Path(config.first_stage_weights), stage)[1]
     if config.init is not None and config.init.endswith(".safetensors"):
         return load_weights(Path(config.init))[1]["first_stage"]
-    name = f"{stage.name}.pth"
-    for place in (Path(), cache_dir()):
-        if (place / name).is_file():
-            return read_first_stage(place / name, stage)[1]
-    raise FileNotFoundError(
-        f"first_stage_weights: {name} is found neither here nor in {cache_dir()}; put it there, or "
-        f"name it with first_stage_weights=FILE"
-    )
+    try:
+        path = obtain_first_stage(stage)
+    except OSError as e:
+        raise type(e)(f"{e}; in training, first_stage_weights=FILE names one") from e
+    return read_first_stage(path, stage)[1]
 
 
 def keep_first_stage(folder: Path, params: FlatParams) -> None:

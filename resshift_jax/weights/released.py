@@ -3,7 +3,7 @@
 import json
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def load_released(
     used = _converted(release, folder)
     model = _load_converted(used, release, notify)
     if model is None:
-        paths = _obtain(release, folder, notify)
+        paths = _obtain(_sources(release), folder, notify)
         stamps = {path.name: _stamp(path) for path in paths}
         model = _load_torch(paths, release)
         try:
@@ -79,6 +79,18 @@ def load_released(
             used = paths[0]
     notify(f"weights: {used}")
     return model
+
+
+def obtain_first_stage(
+    stage: VQConfig, *, cache: Path | None = None, notify: Notify = to_stderr
+) -> Path:
+    """The .pth of a released autoencoder: from the cache folder, or fetched into it.
+
+    Raises:
+        FileNotFoundError: one that is not published and not there.
+        FetchError, OSError: as `load_released`.
+    """
+    return _obtain((_first_stage(stage),), cache_dir() if cache is None else cache, notify)[0]
 
 
 def _choose(releases: list[Released], folder: Path) -> Released:
@@ -93,10 +105,11 @@ def _sources(release: Released) -> tuple[_Source, _Source]:
     """The network's file and the first stage's."""
     stage = release.config.first_stage
     assert isinstance(stage, VQConfig)
-    return (
-        _Source((release.file, *release.earlier), release.url),
-        _Source((stage.name,), FIRST_STAGE_URLS.get(stage.name, "")),
-    )
+    return _Source((release.file, *release.earlier), release.url), _first_stage(stage)
+
+
+def _first_stage(stage: VQConfig) -> _Source:
+    return _Source((stage.name,), FIRST_STAGE_URLS.get(stage.name, ""))
 
 
 def _converted(release: Released, folder: Path) -> Path:
@@ -153,15 +166,14 @@ def _load_torch(paths: list[Path], release: Released) -> tuple[ModelConfig, Para
         raise WeightFileError(f"{e}; delete it, and the next run fetches it anew") from e
 
 
-def _obtain(release: Released, folder: Path, notify: Notify) -> list[Path]:
-    """The .pth files of the network and of the first stage, fetched where they are absent."""
-    sources = _sources(release)
+def _obtain(sources: Sequence[_Source], folder: Path, notify: Notify) -> list[Path]:
+    """The .pth files of these sources, fetched where they are absent."""
     absent = [source for source in sources if not source.find(folder)]
     for source in absent:
         if not source.url:
             raise FileNotFoundError(
-                f"{release.config.task}: {source.name} is trained by users and not published; "
-                f"give the file with --weights, or put {source.name} into {folder}"
+                f"{source.name}: trained by users and not published; put {source.name} into "
+                f"{folder}, or give a file with --weights"
             )
     if absent:
         pages = dict.fromkeys(source.url.partition("/releases/")[0] for source in absent)

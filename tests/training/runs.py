@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,13 +34,16 @@ def save_photos(folder: Path, count: int = 12, side: int = 40) -> Path:
 
 
 def start_training(
-    *arguments: str | Path, cache: Path, environment: dict[str, str] | None = None
+    *arguments: str | Path,
+    cache: Path,
+    environment: dict[str, str] | None = None,
+    before: Callable[[], None] | None = None,
 ) -> subprocess.Popen:
-    """train.py with the smallest model, in a process of its own."""
+    """train.py with the smallest model, in a process of its own, where `before` is called first."""
     command = [sys.executable, "-u", ROOT / "train.py", TINY, *SMALLEST, *arguments]
     return subprocess.Popen(
         list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "RESSHIFT_CACHE": str(cache), **(environment or {})},
+        env={**os.environ, "RESSHIFT_CACHE": str(cache), **(environment or {})}, preexec_fn=before,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """A run that is killed, stopped and moved between devices, against one that is not."""
 
+import resource
 import shutil
 import signal
 import subprocess
@@ -8,16 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import save_photos, start_training, train
+from conftest import assert_one_line_error
+from runs import SMALLEST, TINY, save_photos, start_training, train
 
+import train as train_script
 from resshift_jax.training.checkpoint import read_part
+from resshift_jax.training.config_file import read_config
+from resshift_jax.weights import store
 
 STEPS = "steps=40"
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    return save_photos(tmp_path_factory.mktemp("photos"))
+    folder = save_photos(tmp_path_factory.mktemp("photos"))
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no photograph")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +36,17 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def validated(photos) -> tuple[str, ...]:
     """Settings that measure four pictures every sixteen steps."""
-    return f"validation.high={photos}", "validation.every=16", "validation.images=4"
+    high = save_photos(photos.parent / "validation", count=4)
+    return f"validation.high={high}", "validation.every=16", "validation.images=4"
 
 
 @pytest.fixture(scope="module")
 def whole(photos, cache, validated, tmp_path_factory) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train("--data", photos, "--workdir", folder, STEPS, *validated, cache=cache)
+    said = train("--data", photos, "--workdir", folder, STEPS, *validated, cache=cache)
+    assert said.count("unreadable, another taken instead") == 1
+    assert f"{photos}/broken.jpg" in said
     return folder
 
 
@@ -96,6 +106,65 @@ def test_damage_of_the_newest_checkpoint_costs_no_more_than_it(
     assert "checksum differs; going back to step 32" in said
     assert "goes on after step 32" in said
     assert_same_run(folder, whole)
+
+
+def test_what_a_run_leaves(whole):
+    losses = np.genfromtxt(whole / "losses.csv", delimiter=",", names=True)
+    assert losses["step"].tolist() == [*range(1, 41)]
+    assert losses["loss"][-8:].mean() < losses["loss"][:8].mean()
+    metrics = np.genfromtxt(whole / "validation.csv", delimiter=",", names=True)
+    assert metrics["step"].tolist() == [16, 32, 40]
+    assert metrics.dtype.names == ("step", "psnr_y", "ssim_y", "lpips_alex")
+    best = metrics[metrics["lpips_alex"].argmin()]
+    notes = store.load_notes(whole / "best.safetensors")
+    assert int(notes["step"]) == best["step"]
+    assert float(notes["psnr_y"]) == pytest.approx(best["psnr_y"], rel=1e-5)
+    _, params = store.load(whole / "best.safetensors")
+    if best["step"] == 40:
+        ema = read_part(whole / "checkpoints", "ema")[2]
+        assert all((params["unet"][name] == value).all() for name, value in ema.items())
+    assert read_config(whole / "config.yaml").steps == 40
+
+
+def test_another_configuration_is_refused(photos, whole, monkeypatch, capsys):
+    monkeypatch.setattr(train_script, "keep_programs", lambda folder: None)
+    arguments = [TINY, *SMALLEST, "--data", photos, "--workdir", whole, STEPS]
+    assert train_script.main([*map(str, arguments), "optimizer.b1=0.8"]) == 1
+    assert_one_line_error(capsys, str(whole), "optimizer.b1=0.9", "--accept-changes")
+    assert train_script.main([*map(str, arguments), "logging.every=2"]) == 0  # all done
+
+
+def test_a_save_past_the_limit_of_file_sizes_is_one_line(photos, cache, whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "run")
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, 2**17))
+
+    process = start_training(
+        "--data", photos, "--workdir", folder, "steps=48", "--accept-changes",
+        cache=cache, before=limit,
+    )  # fmt: skip
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 1
+    errors = [line for line in said if not line.startswith((str(folder), "step "))]
+    assert len(errors) == 1, said
+    assert "error: " in errors[0]
+    assert "the checkpoint of step 48 cannot be written, file too large" in errors[0]
+    assert read_part(folder / "checkpoints", "ema")[0] == 40
+
+
+@pytest.mark.slow
+def test_a_run_without_finite_gradients_gives_up(photos, cache, tmp_path):
+    process = start_training(
+        "--data", photos, "--workdir", tmp_path / "run", "steps=200", "optimizer.warmup=0",
+        "optimizer.learning_rate=1e30", "checkpoint.every=50", cache=cache,
+    )  # fmt: skip
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 1
+    assert "error: step 1" in said[-1]
+    assert "no finite gradient in 100 steps" in said[-1]
+    losses = np.genfromtxt(tmp_path / "run" / "losses.csv", delimiter=",", names=True)
+    assert losses["skipped"][-1] == 100
 
 
 FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

@@ -89,7 +89,6 @@ def test_a_first_stage_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "keep_programs", lambda folder: None)
     monkeypatch.setenv("RESSHIFT_CACHE", str(tmp_path / "cache"))
     photos = save_photos(tmp_path / "photos", count=1)
-    config = str(TINY.with_name("realsr_x4.yaml"))
-    folder = str(tmp_path / "run")
-    assert train.main([config, "--data", str(photos), "--workdir", folder]) == 1
-    assert_one_line_error(capsys, "autoencoder_vq_f4.pth", str(tmp_path / "cache"))
+    arguments = TINY.with_name("realsr_x4.yaml"), "--data", photos, "--workdir", tmp_path / "run"
+    assert train.main([*map(str, arguments), "model.first_stage.name=my_own"]) == 1
+    assert_one_line_error(capsys, "my_own.pth", str(tmp_path / "cache"), "first_stage_weights=FILE")
