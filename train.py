@@ -5,6 +5,7 @@ changed as in: python train.py configs/realsr_x4.yaml batch_size=16 optimizer.wa
 """
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,6 @@ from resshift_jax.data.input_config import SourceConfig
 from resshift_jax.platform import start
 from resshift_jax.programs import keep_programs
 from resshift_jax.progress import show
-from resshift_jax.training.config_file import read_config
-from resshift_jax.training.stop import Stop
 from resshift_jax.weights.load import cache_dir
 
 
@@ -29,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("settings", nargs="*", help="changes to it, as key=value")
     sources = "photographs: a folder, a .txt that lists files, or tfds:NAME/SPLIT; may be repeated"
     add("--data", action="append", metavar="SOURCE", help=f"{sources} (default: data.sources)")
+    add("--init", metavar="FILE", help="weights to start from, or the folder of another run")
     add("--workdir", type=Path, help="folder of the run (default: runs/ and the name of CONFIG)")
     add("--accept-changes", action="store_true", help="go on with a run although CONFIG changed")
     add("--dry-run", action="store_true", help="print what would be trained, and what it needs")
@@ -42,33 +42,47 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         return run(args)
-    except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as e:
+    except ImportError as e:
+        show(f"error: {e}; training needs more packages, pip install '.[train]'", sys.stderr)
+    except (OSError, ValueError, ArithmeticError, MemoryError) as e:
         show(f"error: {str(e) or type(e).__name__}", sys.stderr)
-        return 1
+    except RuntimeError as e:  # of XLA they have pages
+        line = next(iter(str(e).splitlines()), type(e).__name__)
+        if "RESOURCE_EXHAUSTED" in line:
+            line += "; lower batch_size, or raise micro_batches"
+        show(f"error: {line}", sys.stderr)
     except KeyboardInterrupt:
         show("interrupted; the same command goes on from the last checkpoint", sys.stderr)
         return 130
+    return 1
 
 
 def run(args: argparse.Namespace) -> int:
+    # Only here, so that a package that is missing is told as any other error.
+    from resshift_jax.training.config_file import read_config
+    from resshift_jax.training.dry_run import describe
+    from resshift_jax.training.loop import Run
+    from resshift_jax.training.stop import Stop
+
     config = read_config(args.config, args.settings)
     if args.data:
         sources = tuple(SourceConfig(path) for path in args.data)
         config = replace(config, data=replace(config.data, sources=sources))
+    if args.init:
+        config = replace(config, init=args.init)
     place = start(args.device, distributed=args.distributed)
     keep_programs(cache_dir() / "programs")
-    # Only now, since they start JAX's devices or take long to import.
     if args.dry_run:
-        from resshift_jax.training.dry_run import describe
-
-        print(describe(config, jax.devices()))
+        show(describe(config, jax.devices()), sys.stdout)
         return 0
-    from resshift_jax.training.loop import Run
-
     folder = args.workdir or Path("runs") / args.config.stem
     with Stop(place.processes) as stop:
         return Run(config, folder, place, stop, accept_changes=args.accept_changes)()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    if code:
+        # What XLA is at would be waited for, and by one of several processes all the others.
+        os._exit(code)

@@ -33,13 +33,12 @@ from resshift_jax.data.loader import Loader
 from resshift_jax.flops import peak_flops
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import read_config
-from resshift_jax.training.dry_run import abstract_frozen
-from resshift_jax.training.loop import compute_dtype
 from resshift_jax.training.mesh import make_mesh, require_divisible, to_global
 from resshift_jax.training.state import TrainingState, sharded_init
-from resshift_jax.training.step import make_prepare, make_step, step_function
+from resshift_jax.training.step import compute_dtype, make_prepare, make_step, step_function
+from resshift_jax.training.weights import abstract_frozen
 
-PUBLISHED = Path(__file__).parents[1] / "configs" / "realsr_x4.yaml"
+PUBLISHED = Path(__file__).resolve().parents[1] / "configs" / "realsr_x4.yaml"
 
 
 @dataclass
@@ -84,7 +83,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_intermixed_args(argv)
     devices = jax.devices()
-    defaults = [f"batch_size={len(devices)}", "dtype=float32"] if args.config == PUBLISHED else []
+    defaults = (
+        [f"batch_size={len(devices)}", "dtype=float32"]
+        if args.config.resolve() == PUBLISHED
+        else []
+    )
     config = read_config(args.config, [*defaults, *args.settings])
     if args.data:
         sources = tuple(SourceConfig(path) for path in args.data)

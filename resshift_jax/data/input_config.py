@@ -22,18 +22,20 @@ class SourceConfig:
             from its own folder; or `tfds:NAME[/SPLIT]`, a prepared set of TensorFlow Datasets,
             as tfds:div2k/bicubic_x4/train[:50%].
         low: folder with the low-quality image of each, under the same name.
-        weight: how often its images are seen, beside the weights of the other sources.
+        weight: how often its images are seen, beside the weights of the other sources; None: their
+            number, so that each image of all sources is seen equally often.
         data_dir: where TensorFlow Datasets has its sets; None: its own default.
     """
 
     path: str
     low: str | None = None
-    weight: float = 1.0
+    weight: float | None = None
     data_dir: str | None = None
 
     def __post_init__(self):
         require(bool(self.path), "data.sources.path: none given, name a folder of images")
-        require_positive("data.sources", self, "weight")
+        if self.weight is not None:
+            require_positive("data.sources", self, "weight")
         if self.is_tfds:
             require(
                 self.low is None,

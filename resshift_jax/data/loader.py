@@ -199,7 +199,9 @@ def _samples(
         grain.MapDataset.source(_Records(number, source)).shuffle(seed=seeds[number + 1]).repeat()
         for number, source in enumerate(sources)
     ]
-    mixed = grain.MapDataset.mix(endless, [source.weight for source in config.sources])
+    pairs = zip(config.sources, sources, strict=True)
+    weights = [len(source) if said.weight is None else said.weight for said, source in pairs]
+    mixed = grain.MapDataset.mix(endless, weights)
     return mixed.random_map(partial(_cropped, config=config.crop, scale=scale), seed=seeds[0])
 
 
@@ -247,7 +249,9 @@ def _prepare_worker(batches: grain.MapDataset) -> None:
     """Makes a process that reads end with the one that it reads for."""
     global _batches_of_worker
     _batches_of_worker = batches
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for that one, which then ends this
+    # Where all processes are told to stop, that one first finishes its step, and then ends this.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(60, os._exit, (1,)).start())
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -63,8 +63,7 @@ def open_tfds(config: SourceConfig) -> TfdsSplit:
         import tensorflow_datasets as tfds
     except ImportError as e:
         raise InputError(
-            f"{config.path}: TensorFlow Datasets is not installed: pip install "
-            f'"resshift-jax[train]"'
+            f'{config.path}: TensorFlow Datasets is not installed: pip install "resshift-jax[tfds]"'
         ) from e
     builder, name, split = _find(tfds, config)
     title = f"{TFDS_PREFIX}{name}/{split}"

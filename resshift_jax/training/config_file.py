@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resshift_jax.config import ConfigError, from_dict, merged, to_dict
+from resshift_jax.files import written_whole
 from resshift_jax.training.config import TrainingConfig
 
 
@@ -30,7 +31,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
         try:
             change = OmegaConf.to_container(OmegaConf.from_dotlist([setting]), resolve=True)
         except (OmegaConfBaseException, YAMLError) as e:
-            raise ConfigError(f"{setting}: cannot be read, {_first_line(e)}") from e
+            raise ConfigError(f"{setting}: cannot be read, {_one_line(e)}") from e
         values = merged(values, change)
     try:
         return from_dict(TrainingConfig, values)
@@ -44,7 +45,8 @@ def write_config(path: Path, config: TrainingConfig) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path.write_text(to_yaml(config))
+    with written_whole(path) as temporary:
+        temporary.write_text(to_yaml(config))
 
 
 def to_yaml(config: TrainingConfig) -> str:
@@ -60,7 +62,7 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     except FileNotFoundError as e:
         raise FileNotFoundError(f"{path}: no such file") from e
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError) as e:
-        raise ConfigError(f"{path}: cannot be read, {_first_line(e)}") from e
+        raise ConfigError(f"{path}: cannot be read, {_one_line(e)}") from e
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a list, groups of settings needed")
     settings = {str(key): value for key, value in values.items()}
@@ -72,7 +74,7 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     return merged(_read(path.parent / base, (*readers, path)), settings)
 
 
-def _first_line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 

@@ -2,24 +2,20 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from resshift_jax.flops import peak_flops
-from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import to_yaml
-from resshift_jax.training.loop import compute_dtype, step_flops
 from resshift_jax.training.mesh import BATCH, make_mesh, require_divisible
 from resshift_jax.training.state import abstract_state
-from resshift_jax.training.step import abstract_pairs, make_step
-from resshift_jax.weights.mapping import first_stage_shapes, unflatten
+from resshift_jax.training.step import abstract_pairs, compute_dtype, make_step, step_flops
+from resshift_jax.training.weights import abstract_frozen
 
 
 def describe(config: TrainingConfig, devices: Sequence[jax.Device]) -> str:
@@ -63,18 +59,6 @@ def describe(config: TrainingConfig, devices: Sequence[jax.Device]) -> str:
         f"{needed / 2**30:.2f} GiB while a step is computed",
     ]
     return "\n".join(lines)
-
-
-def abstract_frozen(config: TrainingConfig) -> dict[str, Any]:
-    """The shapes of the parameters that are not trained; see `weights.load_frozen`."""
-    shapes = first_stage_shapes(config.model.first_stage)
-    stage = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    frozen: dict[str, Any] = {"first_stage": unflatten(stage)}
-    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    for network in config.loss.networks:
-        init = partial(LPIPS(network).init, jax.random.key(0))
-        frozen[network] = jax.eval_shape(init, image, image)["params"]
-    return frozen
 
 
 def _with_sharding(tree: Any, sharding: NamedSharding) -> Any:

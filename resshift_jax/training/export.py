@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from resshift_jax.config import ModelConfig
+from resshift_jax.config import ModelConfig, VQConfig
 from resshift_jax.training.weights import FIRST_STAGE, read_ema
 from resshift_jax.weights import store
 from resshift_jax.weights.mapping import flatten
@@ -45,7 +45,9 @@ def export(run: Path, path: Path, step: int | None = None, dtype: Any = np.float
     """
     found, model, ema = read_ema(run, step)
     params: dict[str, Any] = {"unet": ema, "first_stage": {}}
-    if (run / FIRST_STAGE).is_file():
+    if isinstance(model.first_stage, VQConfig):
+        if not (run / FIRST_STAGE).is_file():
+            raise FileNotFoundError(f"{run / FIRST_STAGE}: not there, the first stage of that run")
         params["first_stage"] = store.read_tensors(run / FIRST_STAGE)
     write_model(path, model, params, dtype, notes={"step": str(found)})
     return found

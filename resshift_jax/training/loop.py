@@ -16,13 +16,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resshift_jax.config import ConfigError, to_dict
+from resshift_jax.config import ConfigError, merged, to_dict
 from resshift_jax.data.loader import Batch, Loader
-from resshift_jax.flops import count_flops, peak_flops
-from resshift_jax.platform import COMPUTE_DTYPES, Place, default_dtype
+from resshift_jax.flops import peak_flops
+from resshift_jax.folders import require_folder
+from resshift_jax.platform import Place
 from resshift_jax.progress import show
 from resshift_jax.training.checkpoint import Checkpoints
 from resshift_jax.training.config import TrainingConfig, identity
@@ -35,14 +37,14 @@ from resshift_jax.training.mesh import (
     to_global,
 )
 from resshift_jax.training.records import Table, read_table
-from resshift_jax.training.report import Report
+from resshift_jax.training.report import TrainingReport
 from resshift_jax.training.state import TrainingState, abstract_state, sharded_init
 from resshift_jax.training.step import (
     Figures,
-    abstract_pairs,
+    compute_dtype,
     make_prepare,
     make_step,
-    step_function,
+    step_flops,
 )
 from resshift_jax.training.stop import Stop
 from resshift_jax.training.validation import Validation
@@ -55,7 +57,7 @@ from resshift_jax.training.weights import (
 from resshift_jax.weights.mapping import flatten
 
 BEST = "best.safetensors"
-LOSSES, METRICS = "losses.csv", "validation.csv"
+CONFIG, LOSSES, METRICS = "config.yaml", "losses.csv", "validation.csv"
 MOST_SKIPPED = 100
 """Steps in a row without a finite gradient after which a run gives up."""
 
@@ -79,8 +81,11 @@ class Run:
         *, accept_changes: bool = False,
     ):  # fmt: skip
         self.config, self.folder, self.place, self.stop = config, folder, place, stop
-        self.mesh = make_mesh(jax.devices(), config.mesh.fsdp)
+        devices = place.devices if place.processes == 1 else jax.devices()
+        self.mesh = make_mesh(devices, config.mesh.fsdp)
         self.dtype = compute_dtype(config, self.mesh)
+        dtype: Any = self.dtype.name
+        self._resolved = replace(config, dtype=dtype)
         require_divisible(config.batch_size, config.micro_batches, self.mesh.size)
         shard, shards = shard_of(self.mesh)
         self.loader = Loader(
@@ -88,22 +93,39 @@ class Run:
             seed=config.seed, batch_size=config.batch_size, shard=shard, shards=shards,
         )  # fmt: skip
         self.is_first = place.process == 0
+        require_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(
             folder / CHECKPOINTS, keep=config.checkpoint.keep, notify=self._say
         )
-        self.report: Report | None = None
+        self.report: TrainingReport | None = None
         found = self.checkpoints.latest()
         if found is not None and not accept_changes:
-            require_same(folder, config, found[1]["config"])
-        self.frozen = load_frozen(config, folder)
+            require_same(folder, self._resolved, found[1]["config"])
+        frozen = load_frozen(config, folder if found is not None else None)
         self.validation = self._make_validation()
-        if self.is_first:
-            keep_first_stage(folder, flatten(self.frozen["first_stage"]))
-            write_config(folder / "config.yaml", config)
         self.state = self._first_state() if found is None else self._restored(found[0])
         self.start = 0 if found is None else found[0]
-        self.frozen = jax.device_put(self.frozen, NamedSharding(self.mesh, P()))
+        if self.is_first:
+            if found is None:
+                keep_first_stage(folder, flatten(frozen["first_stage"]))
+            write_config(folder / CONFIG, config)
+        self._require_one_folder()
+        everywhere = NamedSharding(self.mesh, P())
+        self._gather = jax.jit(lambda tree: tree, out_shardings=everywhere)
+        self._first_stage = frozen["first_stage"]
+        self.frozen = jax.device_put(frozen, everywhere)
+
+    def _require_one_folder(self) -> None:
+        """Raises ConfigError where processes do not see the first one's folder as theirs."""
+        if self.place.processes == 1:
+            return
+        multihost_utils.sync_global_devices("the first process has written its configuration")
+        if not (self.folder / CONFIG).exists():
+            raise ConfigError(
+                f"{self.folder}: not the folder that the first process writes to; give a --workdir "
+                f"on a file system that all processes share"
+            )
 
     def _make_validation(self) -> Validation | None:
         if self.config.validation.high is None:
@@ -124,7 +146,7 @@ class Run:
     def __call__(self) -> int:
         """Trains to the last step, or until told to stop; the exit code."""
         config = self.config
-        if self.start >= config.steps:
+        if self.start >= config.steps and not self._owes_validation():
             self._say(f"{self.folder}: done, all {config.steps} steps of it")
             return 0
         prepare = make_prepare(config, self.mesh)
@@ -134,7 +156,7 @@ class Run:
         self.losses = Table(self.folder / LOSSES, self.start) if self.is_first else None
         self.metrics = Table(self.folder / METRICS, self.start) if self.is_first else None
         self._pending: deque[tuple[int, Figures, float]] = deque()
-        with Report(
+        with TrainingReport(
             config.logging, self.folder, start=self.start, steps=config.steps,
             batch_size=config.batch_size, flops=flops, peak=peak, silent=not self.is_first,
         ) as self.report:  # fmt: skip
@@ -144,13 +166,13 @@ class Run:
                 return self._train(prepare, train_step)
             finally:
                 self.report = None
+                self.checkpoints.close()
                 for table in (self.losses, self.metrics):
                     if table is not None:
                         table.close()
-                self.checkpoints.close()
 
     def _train(self, prepare: Any, train_step: Any) -> int:
-        if self.start and self._validates(self.start) and not self._is_measured(self.start):
+        if self._owes_validation():
             self._validate(self.start)
         with closing(self.loader.batches(self.start)) as batches:
             return self._steps(batches, prepare, train_step)
@@ -170,7 +192,7 @@ class Run:
             # One step is always under way while the figures of the one before are told.
             self._tell(all_but=1)
             if step - 1 > self.start:
-                self.stop.at_once = False
+                self.stop.allow_at_once(False)
             self.checkpoints.poll()
             profile.after(step, figures)
             stopping = self.stop(step)
@@ -196,8 +218,9 @@ class Run:
                 self.losses.add(_row(step, figures))
             if int(figures.skipped_in_a_row) >= MOST_SKIPPED:
                 raise TrainingError(
-                    f"step {step}: no finite gradient in {MOST_SKIPPED} steps; go on from an "
-                    f"earlier checkpoint with a lower optimizer.learning_rate, or a clip_norm"
+                    f"step {step}: no finite gradient in {MOST_SKIPPED} steps; remove the newest "
+                    f"folders of {self.folder / CHECKPOINTS} and go on with --accept-changes and a "
+                    f"lower optimizer.learning_rate or an optimizer.clip_norm"
                 )
             assert self.report is not None
             self.report.step(step, figures, waited)
@@ -206,52 +229,60 @@ class Run:
         self._tell()
         if self.losses is not None:
             self.losses.flush()
-        self.checkpoints.save(step, self.state, {"config": to_dict(self.config)})
+        self.checkpoints.save(step, self.state, {"config": to_dict(self._resolved)})
 
     def _validates(self, step: int) -> bool:
         if self.validation is None:
             return False
         return step % self.config.validation.every == 0 or step == self.config.steps
 
-    def _is_measured(self, step: int) -> bool:
-        return any(row["step"] == step for row in read_table(self.folder / METRICS))
+    def _owes_validation(self) -> bool:
+        """The process ended after the checkpoint that the run goes on from, but before its row."""
+        if not self.start or not self._validates(self.start):
+            return False
+        owed = all(row["step"] != self.start for row in read_table(self.folder / METRICS))
+        if self.place.processes > 1:  # of which all must do the same
+            owed = bool(multihost_utils.broadcast_one_to_all(np.int32(owed)))
+        return owed
 
     def _validate(self, step: int) -> None:
         """Measures the EMA, with its checkpoint on the disk: the process may end at any moment."""
         assert self.validation is not None
         assert self.report is not None
         self.checkpoints.wait()
-        self.stop.at_once = True
+        before = self.stop.allow_at_once(True)
         with self.report.pause():
-            ema = self._to_host(self.state.ema)
-            params = {"unet": ema, "first_stage": self._to_host(self.frozen["first_stage"])}
-            metrics, picture = self.validation.measure(params)
+            params = {"unet": self._to_host(self.state.ema), "first_stage": self._first_stage}
+            metrics, picture = self.validation.measure(params, self._say)
             if self.metrics is not None:
-                best = self._is_best(metrics)
-                self.metrics.add({"step": step, **metrics})
+                if self._is_best(metrics):
+                    notes = {"step": str(step), **{k: f"{v:.6g}" for k, v in metrics.items()}}
+                    write_model(self.folder / BEST, self.config.model, params, notes=notes)
+                self.metrics.add({"step": step, **metrics})  # now this validation is done
                 self.metrics.flush()
                 self.report.metrics(step, metrics)
                 if picture is not None:
                     self.report.pictures(step, picture)
-                if best:
-                    notes = {"step": str(step), **{k: f"{v:.6g}" for k, v in metrics.items()}}
-                    write_model(self.folder / BEST, self.config.model, params, notes=notes)
-        self.stop.at_once = False
+        self.stop.allow_at_once(before)
 
     def _is_best(self, metrics: dict[str, float]) -> bool:
         name = self.config.validation.best_by
         sign = -1 if name.startswith("lpips") else 1
-        before = [sign * row[name] for row in read_table(self.folder / METRICS) if name in row]
-        return sign * metrics[name] >= max(before, default=-np.inf)
+        before = [sign * row.get(name, np.nan) for row in read_table(self.folder / METRICS)]
+        return sign * metrics[name] >= max([v for v in before if v == v], default=-np.inf)
 
     def _to_host(self, tree: Any) -> Any:
         """A whole copy of arrays that may be divided among devices of several processes."""
-        gather = jax.jit(lambda x: x, out_shardings=NamedSharding(self.mesh, P()))
-        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), gather(tree))
+        return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), self._gather(tree))
 
     def _note_unreadable(self, batch: dict[str, np.ndarray]) -> None:
         for line in self.loader.unreadable(batch):
-            self._say(f"unreadable, another taken instead: {line}")
+            number = self.loader.unreadable_count
+            text = f"unreadable, another is taken instead ({number} so far): {line}"
+            if self.is_first:
+                self._say(text)
+            else:  # which reads other files
+                show(f"process {self.place.process}: {text}", sys.stderr)
 
     def _say(self, line: str) -> None:
         if self.report is not None:
@@ -264,33 +295,26 @@ class _Profile:
     """Writes a trace of some steps for TensorBoard or Perfetto."""
 
     def __init__(self, config: TrainingConfig, folder: Path):
-        self._steps, self._folder = config.logging.profile, folder / "profile"
+        self._first, self._last = config.logging.profile or (0, -1)
+        self._folder, self._is_on = folder / "profile", False
 
     def before(self, step: int) -> None:
-        if self._steps and step == self._steps[0]:
+        if not self._is_on and self._first <= step <= self._last:
             jax.profiler.start_trace(self._folder)
+            self._is_on = True
 
     def after(self, step: int, figures: Figures) -> None:
-        if self._steps and step == self._steps[1]:
+        if self._is_on and step >= self._last:
             jax.block_until_ready(figures)
             jax.profiler.stop_trace()
-
-
-def compute_dtype(config: TrainingConfig, mesh: Mesh) -> np.dtype:
-    if config.dtype == "auto":
-        return default_dtype(mesh.devices.flat[0].platform)
-    return COMPUTE_DTYPES[config.dtype]
-
-
-def step_flops(config: TrainingConfig, mesh: Mesh, dtype: np.dtype, state: Any, frozen: Any) -> int:
-    """Operations of a step that have to be done: what is computed again to save memory is not."""
-    once = replace(config, loss=replace(config.loss, remat=False))
-    return count_flops(step_function(once, mesh, dtype), state, frozen, abstract_pairs(config))
+            self._is_on = False
 
 
 def require_same(folder: Path, config: TrainingConfig, earlier: dict[str, Any]) -> None:
     """Raises ConfigError where a run was begun with settings that give another result."""
     plain = json.loads(json.dumps(to_dict(config)))  # lists for tuples, as checkpoints have them
+    # What there was no setting for then is as by default.
+    earlier = merged(json.loads(json.dumps(to_dict(TrainingConfig()))), earlier)
     now, then = (_leaves(identity(values)) for values in (plain, earlier))
     changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
     if changed:

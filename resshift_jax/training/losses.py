@@ -4,7 +4,7 @@ x_t ~ q(x_t | z_0, z_y);  the network predicts the chain's target from it, and z
 loss = |target - prediction|^2, and terms that compare decode(z_0) with the image.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -70,10 +70,9 @@ def sample_losses(
 
         wanted = {name: weight for name, weight in loss.image_terms.items() if weight}
         if wanted:
-            compare = partial(image_terms, frozen, model=model, names=tuple(wanted), dtype=dtype)
-            terms |= (jax.checkpoint(compare) if loss.remat else compare)(
-                chain.predict_x0(output, x_t, z_y, t), pair.high
-            )
+            whole = partial(image_terms, frozen, model=model, names=tuple(wanted), dtype=dtype)
+            compare = one_by_one(whole) if loss.remat else whole
+            terms |= compare(chain.predict_x0(output, x_t, z_y, t), pair.high)
     total += sum(weight * terms[name] for name, weight in wanted.items())
     return total, terms
 
@@ -119,6 +118,17 @@ def image_terms(
             distance = partial(LPIPS(network, dtype).apply, {"params": frozen[network]})
             terms[name] = distance(jnp.clip(decoded, -1, 1), image)
     return terms
+
+
+def one_by_one(compare: Callable[[Array, Array], Terms]) -> Callable[[Array, Array], Terms]:
+    """`compare` in the memory of one image: each is computed again for the gradient."""
+
+    @jax.checkpoint
+    def one(pair: tuple[Array, Array]) -> Terms:
+        terms = compare(*(array[None] for array in pair))
+        return {name: values[0] for name, values in terms.items()}
+
+    return lambda z_0, image: jax.lax.map(one, (z_0, image))
 
 
 def gradient_error(difference: Array) -> Array:

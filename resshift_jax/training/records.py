@@ -4,8 +4,9 @@ Numbers are written in full precision, so that two runs can be compared to the l
 """
 
 import csv
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from resshift_jax.files import written_whole
@@ -22,16 +23,19 @@ class Table:
     """
 
     def __init__(self, path: Path, step: int):
+        self._path = path
         self._columns: list[str] = []
         if path.exists():
-            with written_whole(path) as temporary, temporary.open("w", newline="") as file:
-                for row in read_table(path):
-                    if row["step"] <= step:
-                        self._write(file, row)
+            self._rewrite(step)
         self._file = path.open("a", newline="")
 
     def add(self, row: Row) -> None:
-        """A row with the columns of the first one. `flush` brings it to the disk."""
+        """A row; where a column is new, earlier rows have nan. `flush` brings it to the disk."""
+        new = [name for name in row if name not in self._columns]
+        if new and self._columns:
+            self._file.close()
+            self._rewrite(math.inf, new)
+            self._file = self._path.open("a", newline="")
         self._write(self._file, row)
 
     def flush(self) -> None:
@@ -47,7 +51,15 @@ class Table:
         if not self._columns:
             self._columns = list(row)
             writer.writerow(self._columns)
-        writer.writerow([_text(row[name]) for name in self._columns])
+        writer.writerow([_text(row.get(name, math.nan)) for name in self._columns])
+
+    def _rewrite(self, last: float, new: Sequence[str] = ()) -> None:
+        """The rows up to a step, with columns that are new."""
+        rows = [row for row in read_table(self._path) if row["step"] <= last]
+        self._columns = []
+        with written_whole(self._path) as temporary, temporary.open("w", newline="") as file:
+            for row in rows:
+                self._write(file, {**row, **dict.fromkeys(new, math.nan)})
 
 
 def read_table(path: Path) -> Iterator[dict[str, float]]:

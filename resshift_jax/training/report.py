@@ -15,7 +15,7 @@ from resshift_jax.training.config import LoggingConfig
 from resshift_jax.training.step import TIME_GROUPS, Figures
 
 
-class Report:
+class TrainingReport:
     """Told of each step; used as a context, it shows a bar on a terminal, and lines elsewhere.
 
     Args:
@@ -55,7 +55,7 @@ class Report:
         )
         self._task = self._bar.add_task("compiling", total=steps, completed=start)
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "TrainingReport":
         self._bar.start()
         return self
 

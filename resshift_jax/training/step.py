@@ -5,11 +5,13 @@ and the moving average follow on the state as it is sharded.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
@@ -17,7 +19,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from resshift_jax.data.pairs import Pair, make_pairs
-from resshift_jax.platform import compiler_options
+from resshift_jax.flops import count_flops
+from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, default_dtype
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.losses import Terms, sample_losses
 from resshift_jax.training.mesh import AXES, BATCH
@@ -29,7 +32,7 @@ TIME_GROUPS = 4
 
 
 class Figures(NamedTuple):
-    """What a step tells, all float32.
+    """What a step tells, float32 but for the counts of skipped steps.
 
     Attributes:
         loss: mean over the batch, ().
@@ -49,6 +52,21 @@ class Figures(NamedTuple):
     learning_rate: Array
     skipped: Array
     skipped_in_a_row: Array
+
+
+def compute_dtype(config: TrainingConfig, mesh: Mesh) -> np.dtype:
+    """Of the networks, on these devices."""
+    if config.dtype == "auto":
+        return default_dtype(mesh.devices.flat[0].platform)
+    return COMPUTE_DTYPES[config.dtype]
+
+
+def step_flops(
+    config: TrainingConfig, mesh: Mesh, dtype: DTypeLike, state: Any, frozen: Any
+) -> int:
+    """Operations of a step, on all devices, without those that `loss.remat` does a second time."""
+    once = replace(config, loss=replace(config.loss, remat=False))
+    return count_flops(step_function(once, mesh, dtype), state, frozen, abstract_pairs(config))
 
 
 def sample_keys(seed: int, step: Array, batch_size: int) -> Array:

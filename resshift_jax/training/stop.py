@@ -19,15 +19,14 @@ class Stop:
     """Used as a context around a run.
 
     Attributes:
-        at_once: nothing would be lost: a signal then ends the process without waiting for what is
-            compiled or computed just now.
         interrupted: it was Ctrl-C.
     """
 
     def __init__(self, processes: int = 1):
         self._processes = processes
         self._told = threading.Event()
-        self.at_once = True
+        self._at_once = True
+        self._interrupts = 0
         self.interrupted = False
 
     def __enter__(self) -> "Stop":
@@ -57,12 +56,27 @@ class Stop:
             return self._told.is_set()
         return multihost_utils.reached_preemption_sync_point(step)
 
+    def allow_at_once(self, allowed: bool) -> bool:
+        """Whether nothing would be lost from now on; what held before.
+
+        A signal then ends the process without waiting for what is compiled or computed.
+        """
+        before, self._at_once = self._at_once, allowed
+        if allowed and self._told.is_set():
+            self._exit()
+        return before
+
     @property
     def exit_code(self) -> int:
         return 130 if self.interrupted else 0
 
+    def _exit(self) -> None:
+        show("stopped: nothing was left to save; the same command goes on", sys.stderr)
+        os._exit(self.exit_code)
+
     def _handle(self, number: int, _: object) -> None:
-        if number == signal.SIGINT and self._told.is_set():
+        self._interrupts += number == signal.SIGINT
+        if self._interrupts > 1:
             raise KeyboardInterrupt  # asked twice: now
 
     def _watch(self) -> None:
@@ -71,8 +85,7 @@ class Stop:
             if not stops:
                 continue
             self.interrupted = signal.SIGINT in stops
-            if self.at_once:
-                show("stopped: nothing was left to save", sys.stderr)
-                os._exit(self.exit_code)
             self._told.set()
+            if self._at_once:
+                self._exit()
         os.close(self._reader)

@@ -1,6 +1,6 @@
 """How good the EMA is: parameters in; PSNR, SSIM, LPIPS and pictures of the whole chain out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from resshift_jax.data.crops import crop_pair
 from resshift_jax.data.input_config import SourceConfig
 from resshift_jax.data.pairs import make_pairs
 from resshift_jax.data.sources import open_source
+from resshift_jax.images import ImageFileError
 from resshift_jax.metrics import Lpips, psnr_y, ssim_y
 from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.nn.lpips import LEAST_SIZE
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.platform import compiler_options
 from resshift_jax.programs import Programs, replicate
@@ -77,10 +79,14 @@ class Validation:
             partial(preview, config=config, dtype=dtype), compiler_options=compiler_options()
         )
 
-    def measure(self, params: dict[str, Any]) -> tuple[dict[str, float], np.ndarray | None]:
+    def measure(
+        self, params: dict[str, Any], notify: Callable[[str], None]
+    ) -> tuple[dict[str, float], np.ndarray | None]:
         """The means over the images, of all processes; and, of the first process, a picture.
 
-        params: {"unet": tree, "first_stage": tree} of numpy arrays, or of arrays on one device.
+        Args:
+            params: {"unet": tree, "first_stage": tree} of numpy arrays, or of arrays on one device.
+            notify: given a line on each image that is left out, as it cannot be read or restored.
 
         The picture has a row for each of some images: low quality, x_t of the chain's middle step,
         the x_0 predicted from it, the restored image, and the original.
@@ -88,29 +94,43 @@ class Validation:
         params = replicate(params, self._devices)
         settings = Settings(seed=self._config.seed)
         sampler = Sampler(self._config.model, params, self._programs, settings)
-        samples = list(self._samples())
+        samples = dict(self._samples(notify))
         restored: dict[int, np.ndarray] = {}
-        requests = [Request(i, s.low, s.mask) for i, s in enumerate(samples)]
+        requests = [Request(i, sample.low, sample.mask) for i, sample in samples.items()]
         for i, image, error in sampler.restore(requests):
-            if error is not None:
-                raise error
-            assert image is not None
-            restored[i] = image
-        images = [restored[i] for i in range(len(samples))]
-        sums = self._sums(images, samples)
+            if image is None:
+                notify(f"validation: {self._source.name(i)} is left out, {error}")
+            else:
+                restored[i] = image
+        found = sorted(restored)
+        images, kept = [restored[i] for i in found], [samples[i] for i in found]
+        sums = self._sums(images, kept)
         if self._processes > 1:
             sums = multihost_utils.process_allgather(sums.astype(np.float32)).sum(0)
         names = ["psnr_y", "ssim_y", *(f"lpips_{name}" for name in self._lpips)]
+        if not sums[0]:
+            raise ValueError("validation.high: none of its images could be read and restored")
         metrics = dict(zip(names, map(float, sums[1:] / sums[0]), strict=True))
-        return metrics, None if self._process else self._picture(params, samples, images)
+        return metrics, None if self._process else self._picture(params, kept, images)
 
-    def _samples(self) -> Iterator[Sample]:
+    def _samples(self, notify: Callable[[str], None]) -> Iterator[tuple[int, Sample]]:
+        """The images of this process, by their numbers."""
         count = min(len(self._source), self._config.validation.images)
-        chosen = np.linspace(0, len(self._source) - 1, count).round().astype(int)
+        chosen = np.linspace(0, len(self._source) - 1, count).round().astype(int).tolist()
+        least = max((LEAST_SIZE[network] for network in self._lpips), default=1)
         for place, i in enumerate(chosen):
-            if place % self._processes == self._process:
-                high, low = self._source.read(int(i))
-                yield Sample(high, low, None) if low is not None else self._degraded(high, place)
+            if place % self._processes != self._process:
+                continue
+            try:
+                high, low = self._source.read(i)
+            except (ImageFileError, OSError) as e:
+                notify(f"validation: {e}; left out")
+                continue
+            sample = Sample(high, low, None) if low is not None else self._degraded(high, place)
+            if min(sample.high.shape[:2]) < least:
+                notify(f"validation: {self._source.name(i)} is left out, too small for LPIPS")
+                continue
+            yield i, sample
 
     def _degraded(self, high: np.ndarray, place: int) -> Sample:
         """A crop as in training, but always the same one, degraded with the same key."""
@@ -143,16 +163,16 @@ class Validation:
     def _picture(
         self, params: dict[str, Any], samples: list[Sample], images: list[np.ndarray]
     ) -> np.ndarray | None:
-        scale, multiple = self._config.model.scale, self._config.model.pad_multiple
-        rows = []
-        for sample, image in list(zip(samples, images, strict=True))[:PICTURES]:
-            side = min(sample.low.shape[:2]) // multiple * multiple
-            if not side:
+        scale, side = self._config.model.scale, self._config.model.unet.condition_size
+        rows: list[np.ndarray] = []
+        for sample, image in zip(samples, images, strict=True):
+            if min(sample.low.shape[:2]) < side or len(rows) == PICTURES:
                 continue
-            side = min(side, self._config.model.unet.condition_size)
             low, high = sample.low[:side, :side], sample.high[: scale * side, : scale * side]
             mask = None if sample.mask is None else sample.mask[None, :side, :side, None]
             x_t, x_0 = self._preview(params, low[None], high[None], mask)
+            if mask is not None:
+                low = np.where(mask[0] > 0.5, 0, low)
             columns = [np.repeat(np.repeat(low, scale, 0), scale, 1), to_uint8(x_t[0])]
             columns += [to_uint8(x_0[0]), image[: scale * side, : scale * side], high]
             rows.append(np.concatenate(columns, axis=1))

@@ -4,12 +4,16 @@ The network starts from random parameters, a weight file, or another run; the fi
 are not trained.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from resshift_jax.config import ConfigError, FirstStageConfig, ModelConfig, VQConfig, from_dict
+from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.training.checkpoint import read_part
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.weights import store
@@ -24,32 +28,52 @@ CHECKPOINTS = "checkpoints"
 Tree = dict[str, Any]
 
 
-def load_frozen(config: TrainingConfig, folder: Path) -> dict[str, Tree]:
+def load_frozen(config: TrainingConfig, run: Path | None = None) -> dict[str, Tree]:
     """The parameters that are not trained: "first_stage", and LPIPS as "vgg", "alex" where needed.
 
-    folder: of the run, where a first stage that was used before is found again.
+    run: the folder of one that goes on, with the first stage that it began with.
 
     Raises:
         FileNotFoundError, ValueError: a file is absent or does not fit; the line says which.
     """
-    frozen = {"first_stage": unflatten(load_first_stage(config, folder))}
+    frozen = {"first_stage": unflatten(load_first_stage(config, run))}
     for network in config.loss.networks:
         frozen[network] = load_lpips(network, config.lpips_file(network))
     return frozen
 
 
-def load_first_stage(config: TrainingConfig, folder: Path) -> FlatParams:
-    """The parameters of the first stage, none where it has none: the run's own, or fetched."""
+def abstract_frozen(config: TrainingConfig) -> dict[str, Any]:
+    """The shapes of the parameters that are not trained; see `load_frozen`."""
+    shapes = first_stage_shapes(config.model.first_stage)
+    stage = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    frozen: dict[str, Any] = {"first_stage": unflatten(stage)}
+    image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    for network in config.loss.networks:
+        init = partial(LPIPS(network).init, jax.random.key(0))
+        frozen[network] = jax.eval_shape(init, image, image)["params"]
+    return frozen
+
+
+def load_first_stage(config: TrainingConfig, run: Path | None = None) -> FlatParams:
+    """The parameters of the first stage, none where it has none.
+
+    Those of the run that goes on; or else of `first_stage_weights`, of what the network starts
+    from, or as published.
+    """
     stage = config.model.first_stage
     if not isinstance(stage, VQConfig):
         return {}
-    kept = folder / FIRST_STAGE
-    if kept.is_file():
-        return _require_fit(kept, store.read_tensors(kept), stage)
+    start = Path(config.init) if config.init is not None else None
+    if run is not None and (run / FIRST_STAGE).is_file():
+        return _read_kept(run, stage)
     if config.first_stage_weights is not None:
         return read_first_stage(Path(config.first_stage_weights), stage)[1]
-    if config.init is not None and config.init.endswith(".safetensors"):
-        return load_weights(Path(config.init))[1]["first_stage"]
+    if start is not None and (start / FIRST_STAGE).is_file():
+        return _read_kept(start, stage)
+    if start is not None and start.suffix == ".safetensors" and start.is_file():
+        embedded = load_weights(start, need_first_stage=False)[1]["first_stage"]
+        if embedded:
+            return _require_fit(start, embedded, stage)
     try:
         path = obtain_first_stage(stage)
     except OSError as e:
@@ -59,7 +83,7 @@ def load_first_stage(config: TrainingConfig, folder: Path) -> FlatParams:
 
 def keep_first_stage(folder: Path, params: FlatParams) -> None:
     """Keeps a first stage with the run, for which it must stay the same to the end."""
-    if params and not (folder / FIRST_STAGE).is_file():
+    if params:
         store.write_tensors(folder / FIRST_STAGE, params)
 
 
@@ -96,6 +120,10 @@ def read_ema(run: Path, step: int | None = None) -> tuple[int, ModelConfig, Flat
     found, meta, ema = read_part(run / CHECKPOINTS, "ema", step)
     flat = {name: np.asarray(value) for name, value in flatten(ema).items()}
     return found, from_dict(ModelConfig, meta["config"]["model"]), flat
+
+
+def _read_kept(run: Path, stage: FirstStageConfig) -> FlatParams:
+    return _require_fit(run / FIRST_STAGE, store.read_tensors(run / FIRST_STAGE), stage)
 
 
 def _require_fit(path: Path, params: FlatParams, stage: FirstStageConfig) -> FlatParams:

@@ -1,6 +1,7 @@
 """What the tests of whole runs share: the smallest model that trains, and train.py in a process."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,3 +54,20 @@ def train(*arguments: str | Path, cache: Path, **options) -> str:
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     return said
+
+
+def start_processes(*arguments: str | Path, cache: Path, count: int = 2) -> list[subprocess.Popen]:
+    """train.py in several processes that train together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return [
+        start_training(
+            *arguments, "--distributed", cache=cache,
+            environment={
+                "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count),
+                "JAX_PROCESS_ID": str(i),
+            },
+        )
+        for i in range(count)
+    ]  # fmt: skip

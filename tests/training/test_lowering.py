@@ -12,10 +12,10 @@ from jax.sharding import PartitionSpec as P
 from test_export import assert_lean
 
 from resshift_jax.training.config_file import read_config
-from resshift_jax.training.dry_run import abstract_frozen
 from resshift_jax.training.mesh import AXES, BATCH
 from resshift_jax.training.state import abstract_state
 from resshift_jax.training.step import abstract_pairs, make_prepare, make_step
+from resshift_jax.training.weights import abstract_frozen
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MESH = AbstractMesh((2, 2), AXES, axis_types=(AxisType.Auto,) * 2)

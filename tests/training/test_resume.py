@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import assert_one_line_error
-from runs import SMALLEST, TINY, save_photos, start_training, train
+from runs import SMALLEST, TINY, save_photos, start_processes, start_training, train
 
 import train as train_script
 from resshift_jax.training.checkpoint import read_part
@@ -44,8 +44,9 @@ def validated(photos) -> tuple[str, ...]:
 def whole(photos, cache, validated, tmp_path_factory) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    said = train("--data", photos, "--workdir", folder, STEPS, *validated, cache=cache)
-    assert said.count("unreadable, another taken instead") == 1
+    shown = "logging={every: 8, tensorboard: true, profile: [3, 4]}"
+    said = train("--data", photos, "--workdir", folder, STEPS, *validated, shown, cache=cache)
+    assert said.count("unreadable, another is taken instead (1 so far)") == 1
     assert f"{photos}/broken.jpg" in said
     return folder
 
@@ -74,20 +75,22 @@ def test_a_run_that_was_killed_and_stopped_ends_the_same(photos, cache, validate
     folder = tmp_path / "run"
     for signals, seen in (
         (signal.SIGKILL, folder / "losses.csv"),  # before the first checkpoint
-        (signal.SIGKILL, folder / "checkpoints" / "8"),  # as it is being written
+        (signal.SIGKILL, folder / "checkpoints" / "8"),
+        (signal.SIGKILL, folder / "checkpoints" / "16.saving"),
         (signal.SIGTERM, folder / "checkpoints" / "24"),
+        (signal.SIGINT, folder / "checkpoints" / "32"),
     ):
         process = start_training(*arguments, cache=cache)
         wait_for(process, seen)
         process.send_signal(signals)
         told = time.monotonic()
         said = process.communicate()[1]
-        if signals == signal.SIGTERM:
-            assert time.monotonic() - told < 10
-            assert process.returncode == 0, said
-            assert "stopped" in said
-        else:
+        if signals == signal.SIGKILL:
             assert process.returncode == -signal.SIGKILL
+        else:
+            assert time.monotonic() - told < 10
+            assert process.returncode == (0 if signals == signal.SIGTERM else 130), said
+            assert "stopped" in said
     said = train(*arguments, cache=cache)
     assert "goes on after step" in said
     assert_same_run(folder, whole)
@@ -124,6 +127,8 @@ def test_what_a_run_leaves(whole):
         ema = read_part(whole / "checkpoints", "ema")[2]
         assert all((params["unet"][name] == value).all() for name, value in ema.items())
     assert read_config(whole / "config.yaml").steps == 40
+    assert list(whole.glob("events.*"))
+    assert list((whole / "profile").rglob("*.xplane.pb"))
 
 
 def test_another_configuration_is_refused(photos, whole, monkeypatch, capsys):
@@ -177,23 +182,15 @@ def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
     def arguments(name: str) -> tuple:
         return "--data", photos, "--workdir", tmp_path / name, "steps=20", "ema=0.9"
 
-    train(*arguments("one"), cache=cache)
+    validated = (
+        f"validation.high={photos.parent / 'few'}", "validation.images=3", "validation.lpips=[]",
+        "validation.best_by=psnr_y",
+    )  # fmt: skip
+    save_photos(photos.parent / "few", count=3)
+    train(*arguments("one"), *validated, cache=cache)
     train(*arguments("four"), cache=cache, environment=FOUR_DEVICES)
     train(*arguments("shared"), "mesh.fsdp=2", cache=cache, environment=FOUR_DEVICES)
-    processes = [
-        start_training(
-            *arguments("processes"),
-            "--distributed",
-            cache=cache,
-            environment={
-                "JAX_COORDINATOR_ADDRESS": "localhost:29517",
-                "JAX_NUM_PROCESSES": "2",
-                "JAX_PROCESS_ID": str(i),
-            },
-        )
-        for i in range(2)
-    ]
-    for process in processes:
+    for process in start_processes(*arguments("processes"), *validated, cache=cache):
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 0, said
     losses = {
@@ -205,6 +202,13 @@ def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
         difference = np.abs(values - losses["one"]).max()
         print(f"{name}: {difference:.2g}")
         assert difference <= 1e-5
+    metrics = [
+        np.genfromtxt(tmp_path / name / "validation.csv", delimiter=",", names=True)
+        for name in ("one", "processes")
+    ]
+    assert metrics[0].dtype.names == ("step", "psnr_y", "ssim_y")
+    for name in metrics[0].dtype.names:
+        assert metrics[1][name] == pytest.approx(metrics[0][name], rel=1e-4)
     # What one device has saved, four go on from, and the reverse.
     more = "steps=24", "--accept-changes"
     train(*arguments("one")[:4], "ema=0.9", *more, cache=cache, environment=FOUR_DEVICES)
@@ -214,3 +218,31 @@ def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
         for name in ("one", "shared")
     ]
     np.testing.assert_allclose(ends[0], ends[1], rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_stop_after_the_same_step(photos, cache, tmp_path):
+    folder = tmp_path / "run"
+    processes = start_processes(
+        "--data", photos, "--workdir", folder, "steps=100000", "checkpoint.every=50", cache=cache
+    )
+    wait_for(processes[0], folder / "checkpoints" / "50")
+    processes[1].send_signal(signal.SIGTERM)
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    step = int(said[0].split("stopped after step ")[1].split(";")[0])
+    assert read_part(folder / "checkpoints", "ema")[0] == step
+    assert (folder / "losses.csv").read_text().splitlines()[-1].startswith(f"{step},")
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_others(photos, cache, tmp_path):
+    """Rather than leave them waiting for it."""
+    processes = start_processes(
+        "--data", photos, "--workdir", tmp_path / "run", "steps=100000", cache=cache
+    )
+    wait_for(processes[0], tmp_path / "run" / "checkpoints" / "8")
+    processes[1].kill()
+    for process in processes:
+        process.communicate(timeout=200)
+        assert process.returncode != 0

@@ -93,6 +93,18 @@ def test_parts_of_a_batch_add_up_to_it():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
+def test_bfloat16_computes_nearly_the_same():
+    """With parameters, moments and losses in float32."""
+    half = make_step(CONFIG, MESH, jnp.bfloat16)
+    state, figures = half(first_state(), {"first_stage": {}}, pairs())
+    _, expected = step(first_state(), pairs())
+    assert all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves((state, figures)))
+    assert float(figures.loss) == pytest.approx(float(expected.loss), rel=0.02)
+    assert float(figures.grad_norm) == pytest.approx(float(expected.grad_norm), rel=0.05)
+    assert float(figures.loss) != float(expected.loss)
+
+
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     broken = pairs()._replace(low=pairs().low.at[1, 2, 3, 0].set(jnp.nan))
     state, figures = step(step(first_state(), pairs())[0], broken)
