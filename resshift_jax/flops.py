@@ -23,8 +23,8 @@ def count_flops(function: Callable, *args: Any) -> int:
     """Twice the multiply-adds of all convolutions and matrix products in function(*args).
 
     Element-wise work is not counted, nor are products with zeros that a stride puts between
-    values. What `shard_map` divides among devices counts for all of them. The arguments may be
-    abstract (jax.ShapeDtypeStruct).
+    values. Of branches the dearest counts, and what `shard_map` divides among devices for all of
+    them. The arguments may be abstract (jax.ShapeDtypeStruct).
     """
     return _jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -42,6 +42,9 @@ def _jaxpr_flops(jaxpr: Any) -> int:
             kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
             flops = 2 * math.prod(out) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
             total += flops // math.prod(params["lhs_dilation"])
+        if name == "cond":  # one of its branches is computed
+            total += max(_jaxpr_flops(branch.jaxpr) for branch in params["branches"])
+            continue
         repeats = 1
         if name == "scan":
             repeats = params["length"]

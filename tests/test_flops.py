@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from resshift_jax.flops import count_flops
 from resshift_jax.nn.layers import Conv3x3
@@ -18,6 +19,28 @@ def test_matrix_products_and_loops():
 
     assert count_flops(loop, square) == 9 * 2 * 6**3
     assert count_flops(lambda a: jnp.tanh(a) + a, a) == 0
+
+
+def test_branches_strides_and_devices():
+    square = jnp.ones((6, 6))
+
+    def branches(i, x):
+        return jax.lax.switch(i, [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x], x)
+
+    assert count_flops(branches, jnp.int32(1), square) == 2 * 2 * 6**3
+
+    layer = Conv3x3(5, stride=2)
+    x = jnp.ones((1, 8, 8, 16))
+    variables = layer.init(jax.random.key(0), x)
+    forward = count_flops(layer.apply, variables, x)
+    # As many again for the gradient of the kernel and of the input, whose stride is undone.
+    gradient = jax.grad(lambda v, x: layer.apply(v, x).sum(), argnums=(0, 1))
+    assert count_flops(gradient, variables, x) == pytest.approx(3 * forward, rel=0.15)
+
+    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    spec = jax.sharding.PartitionSpec("data")
+    divided = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=spec, out_specs=spec)
+    assert count_flops(divided, jnp.ones((8, 6))) == 4 * 2 * 2 * 2 * 6
 
 
 def test_convolutions():

@@ -5,6 +5,7 @@ computed in float32.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -67,6 +68,10 @@ class Conv3x3(nn.Module):
         x = x.astype(self.dtype)
         if self.stride == 1 and (channels <= FEW_CHANNELS or height * width <= FEW_PIXELS):
             return _patches(x, self.padding) @ kernel.reshape(-1, self.features) + bias
+        if self.stride == 1 and self.padding == (1, 1):
+            # The gradient is traced elsewhere, where this setting may be another.
+            precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+            return convolve_same(x, kernel, precision) + bias
         return _convolve(x, kernel, self.stride, (self.padding, self.padding)) + bias
 
 
@@ -103,10 +108,63 @@ def _summed_taps(kernel: Array, axis: int) -> tuple[Array, Array]:
     return jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
 
 
-def _convolve(x: Array, kernel: Array, stride: int, padding: tuple) -> Array:
+def _convolve(
+    x: Array, kernel: Array, stride: int, padding: tuple, precision: str | None = None
+) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )  # fmt: skip
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_same(x: Array, kernel: Array, precision: str | None = None) -> Array:
+    """(B, H, W, C) and (3, 3, C, D) -> (B, H, W, D), zeros around.
+
+    On a CPU the kernel's gradient is three matrix products, at 0.6 to 0.95 of their rate, where
+    XLA's convolution reaches 0.4 to 0.55.
+
+    precision: of products, in the gradient too; see jax.default_matmul_precision.
+    """
+    return _convolve(x, kernel, 1, ((1, 1), (1, 1)), precision)
+
+
+def _convolve_forward(x: Array, kernel: Array, precision: str | None) -> tuple[Array, tuple]:
+    return convolve_same(x, kernel, precision), (x, kernel)
+
+
+def _convolve_backward(precision: str | None, saved: tuple, dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+
+    def by_convolution(x: Array, dy: Array) -> Array:
+        of_kernel = partial(_convolve, x, stride=1, padding=((1, 1), (1, 1)), precision=precision)
+        return jax.linear_transpose(of_kernel, kernel)(dy)[0]
+
+    def by_products(x: Array, dy: Array) -> Array:
+        channels, features = x.shape[-1], dy.shape[-1]
+        x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
+        dy = jnp.pad(dy, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        width, height = x.shape[2], dy.shape[1]
+        # The three columns of the kernel side by side; its rows are three products.
+        columns = jnp.concatenate([dy[:, :, 2 - j : 2 - j + width] for j in range(3)], -1)
+        rows = [
+            jnp.matmul(
+                x[:, i : i + height].reshape(-1, channels).T,
+                columns.reshape(-1, 3 * features),
+                precision=precision,
+            )
+            for i in range(3)
+        ]
+        return jnp.stack(rows).reshape(3, channels, 3, features).transpose(0, 2, 1, 3)
+
+    of_x = partial(
+        _convolve, kernel=kernel, stride=1, padding=((1, 1), (1, 1)), precision=precision
     )
+    dx = jax.linear_transpose(of_x, x)(dy)[0]
+    return dx, jax.lax.platform_dependent(x, dy, cpu=by_products, default=by_convolution)
+
+
+convolve_same.defvjp(_convolve_forward, _convolve_backward)
 
 
 def _patches(x: Array, padding: tuple[int, int]) -> Array:

@@ -133,3 +133,26 @@ def test_timestep_embedding():
         angle = np.asarray(t) * 10000 ** (-i / 80)
         assert_close(found[:, i], np.cos(angle), 1e-6)
         assert_close(found[:, 80 + i], np.sin(angle), 1e-6)
+
+
+@pytest.mark.parametrize("shape", [(2, 11, 13, 20), (1, 9, 16, 12)])
+def test_gradient_of_a_convolution(shape):
+    """Of input and kernel, as XLA has it for the convolution that is computed forward."""
+    x, kernel, weights = random(*shape), random(3, 3, shape[-1], 7), random(*shape[:3], 7)
+
+    def plain(x, kernel):
+        out = jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return (out * weights).sum()
+
+    def ours(x, kernel):
+        layer = Conv3x3(7)
+        return (
+            layer.apply({"params": {"kernel": kernel, "bias": jnp.zeros(7)}}, x) * weights
+        ).sum()
+
+    for actual, expected in zip(
+        *(jax.grad(f, argnums=(0, 1))(x, kernel) for f in (ours, plain)), strict=True
+    ):
+        assert_close(actual, expected, 2e-4)

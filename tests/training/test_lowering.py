@@ -56,6 +56,14 @@ def test_the_step_lowers(name, settings, platform, dtype):
     assert sum(leaf.size for leaf in large) > 0.99 * sum(leaf.size for leaf in leaves)
     assert len([a for a in signature.split("%arg") if '"data"' in a]) == 2  # high and low
     assert module.count("stablehlo.all_reduce") >= 1
+    if dtype == jnp.float32:  # backwards, too
+        products = [
+            line
+            for line in module.splitlines()
+            if "stablehlo.convolution" in line or "stablehlo.dot_general" in line
+        ]
+        assert len(products) > 1000
+        assert all(line.count("HIGHEST") == 2 for line in products)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
