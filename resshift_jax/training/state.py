@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh
 
@@ -14,7 +13,7 @@ from resshift_jax.config import ModelConfig
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.mesh import with_shardings
-from resshift_jax.training.optimizer import make_optimizer
+from resshift_jax.training.optimizer import Moments, first_moments
 
 
 class TrainingState(NamedTuple):
@@ -32,7 +31,7 @@ class TrainingState(NamedTuple):
     step: Array
     params: Any
     ema: Any
-    optimizer: optax.OptState
+    optimizer: Moments
     skipped: Array
     skipped_in_a_row: Array
 
@@ -46,7 +45,7 @@ def init_state(config: TrainingConfig, params: Any = None) -> TrainingState:
         step=zero,
         params=params,
         ema=jax.tree.map(jnp.copy, params),
-        optimizer=make_optimizer(config.optimizer).init(params),
+        optimizer=first_moments(params),
         skipped=zero,
         skipped_in_a_row=zero,
     )

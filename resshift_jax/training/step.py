@@ -24,7 +24,7 @@ from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, default_dtyp
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.losses import Terms, sample_losses
 from resshift_jax.training.mesh import AXES, BATCH
-from resshift_jax.training.optimizer import learning_rate, make_optimizer
+from resshift_jax.training.optimizer import learning_rate, next_moments, next_params
 from resshift_jax.training.state import TrainingState, abstract_state
 
 TIME_GROUPS = 4
@@ -202,26 +202,27 @@ def update(
     """
     grad_norm = optax.tree.norm(grads)
     rate = learning_rate(config.optimizer, state.step, config.steps)
-    updates, moments = make_optimizer(config.optimizer).update(grads, state.optimizer, state.params)
-    params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-    ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params)
-
     sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-    old, new = (state.params, state.ema, state.optimizer), (params, ema, moments)
-    params, ema, moments = jax.tree.map(lambda o, n: jnp.where(sound, n, o), old, new)
-    in_a_row = jnp.where(sound, 0, state.skipped_in_a_row + 1)
-    return (
-        TrainingState(
-            step=state.step + 1,
-            params=params,
-            ema=ema,
-            optimizer=moments,
-            skipped=state.skipped + (1 - sound),
-            skipped_in_a_row=in_a_row,
-        ),
-        grad_norm,
-        rate,
+
+    def settled(old: Any, new: Any) -> Any:
+        chosen = jax.tree.map(lambda o, n: jnp.where(sound, n, o), old, new)
+        # Or XLA computes what follows from the gradient anew each time: twice the memory traffic.
+        return jax.lax.optimization_barrier(chosen)
+
+    moments = next_moments(config.optimizer, grads, grad_norm, state.optimizer)
+    moments = settled(state.optimizer, moments)
+    params = next_params(config.optimizer, rate, moments, state.params)
+    params = settled(state.params, params)
+    ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params)
+    next_state = TrainingState(
+        step=state.step + 1,
+        params=params,
+        ema=settled(state.ema, ema),
+        optimizer=moments,
+        skipped=state.skipped + (1 - sound),
+        skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
     )
+    return next_state, grad_norm, rate
 
 
 def by_group(loss: Array, t: Array, steps: int) -> tuple[Array, Array]:
