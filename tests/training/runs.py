@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +37,18 @@ def start_training(
     *arguments: str | Path,
     cache: Path,
     environment: dict[str, str] | None = None,
-    before: Callable[[], None] | None = None,
+    file_limit: int | None = None,
 ) -> subprocess.Popen:
-    """train.py with the smallest model, in a process of its own, where `before` is called first."""
+    """train.py with the smallest model, in a process of its own.
+
+    file_limit: greatest size of a file that it may write, in KiB.
+    """
     command = [sys.executable, "-u", ROOT / "train.py", TINY, *SMALLEST, *arguments]
+    if file_limit is not None:
+        command = ["bash", "-c", f'ulimit -f {file_limit}; exec "$@"', "bash", *command]
     return subprocess.Popen(
         list(map(str, command)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "RESSHIFT_CACHE": str(cache), **(environment or {})}, preexec_fn=before,
+        env={**os.environ, "RESSHIFT_CACHE": str(cache), **(environment or {})},
     )  # fmt: skip
 
 

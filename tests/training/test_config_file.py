@@ -80,7 +80,7 @@ def test_another_kind_replaces_a_group(tmp_path):
     settings = ["data.sources=[{path: a, low: b}, {path: c, low: d, weight: 2}]"]
     config = read_config(tmp_path / "own.yaml", settings)
     assert config.degradation.kind == "pairs"
-    assert [source.weight for source in config.data.sources] == [1.0, 2.0]
+    assert [source.weight for source in config.data.sources] == [None, 2.0]
 
 
 def test_what_a_machine_and_a_log_may_change():
