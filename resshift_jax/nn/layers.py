@@ -6,12 +6,14 @@ computed in float32.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
 
@@ -129,12 +131,16 @@ def convolve_same(x: Array, kernel: Array, precision: str | None = None) -> Arra
     return _convolve(x, kernel, 1, ((1, 1), (1, 1)), precision)
 
 
-def _convolve_forward(x: Array, kernel: Array, precision: str | None) -> tuple[Array, tuple]:
-    return convolve_same(x, kernel, precision), (x, kernel)
+def _convolve_forward(x: Any, kernel: Any, precision: str | None) -> tuple[Array, tuple]:
+    """The result, and what the gradient needs; () marks those of the two that are asked for."""
+    wanted = tuple(() if argument.perturbed else None for argument in (x, kernel))
+    return convolve_same(x.value, kernel.value, precision), (x.value, kernel.value, wanted)
 
 
-def _convolve_backward(precision: str | None, saved: tuple, dy: Array) -> tuple[Array, Array]:
-    x, kernel = saved
+def _convolve_backward(precision: str | None, saved: tuple, dy: Any) -> tuple:
+    x, kernel, (x_wanted, kernel_wanted) = saved
+    if isinstance(dy, SymbolicZero):
+        dy = jnp.zeros(dy.shape, dy.dtype)
 
     def by_convolution(x: Array, dy: Array) -> Array:
         of_kernel = partial(_convolve, x, stride=1, padding=((1, 1), (1, 1)), precision=precision)
@@ -157,14 +163,18 @@ def _convolve_backward(precision: str | None, saved: tuple, dy: Array) -> tuple[
         ]
         return jnp.stack(rows).reshape(3, channels, 3, features).transpose(0, 2, 1, 3)
 
-    of_x = partial(
-        _convolve, kernel=kernel, stride=1, padding=((1, 1), (1, 1)), precision=precision
-    )
-    dx = jax.linear_transpose(of_x, x)(dy)[0]
-    return dx, jax.lax.platform_dependent(x, dy, cpu=by_products, default=by_convolution)
+    dx = dkernel = None
+    if x_wanted is not None:
+        of_x = partial(
+            _convolve, kernel=kernel, stride=1, padding=((1, 1), (1, 1)), precision=precision
+        )
+        dx = jax.linear_transpose(of_x, x)(dy)[0]
+    if kernel_wanted is not None:
+        dkernel = jax.lax.platform_dependent(x, dy, cpu=by_products, default=by_convolution)
+    return dx, dkernel
 
 
-convolve_same.defvjp(_convolve_forward, _convolve_backward)
+convolve_same.defvjp(_convolve_forward, _convolve_backward, symbolic_zeros=True)
 
 
 def _patches(x: Array, padding: tuple[int, int]) -> Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import assert_close
 
+from resshift_jax.flops import count_flops
 from resshift_jax.nn.layers import (
     Conv3x3,
     GroupNorm,
@@ -156,3 +157,19 @@ def test_gradient_of_a_convolution(shape):
         *(jax.grad(f, argnums=(0, 1))(x, kernel) for f in (ours, plain)), strict=True
     ):
         assert_close(actual, expected, 2e-4)
+
+
+def test_a_frozen_kernel_has_no_gradient_computed():
+    x, params = random(2, 12, 12, 16), {"kernel": random(3, 3, 16, 16), "bias": jnp.zeros(16)}
+
+    def apply(x):
+        return Conv3x3(16).apply({"params": params}, x)
+
+    def again(x):  # one image after the other, and again for the gradient
+        return jax.lax.map(jax.checkpoint(lambda image: apply(image[None])[0]), x)
+
+    forward = count_flops(apply, x)
+    assert count_flops(jax.grad(lambda x: apply(x).sum()), x) == 2 * forward
+    assert count_flops(jax.grad(lambda x: again(x).sum()), x) <= 3 * forward
+    of_both = jax.grad(lambda p, x: Conv3x3(16).apply({"params": p}, x).sum(), argnums=(0, 1))
+    assert count_flops(of_both, params, x) == 3 * forward
