@@ -149,8 +149,10 @@ def _image_feature(tfds: Any, title: str, features: Any) -> str:
     for name in ("image", *images[: len(images) == 1], "hr"):
         if name in images:
             return name
-    found = ", ".join(getattr(features, "keys", list)())
+    found = ", ".join(sorted(getattr(features, "keys", list)()))
     which = (
-        f"one of {', '.join(images)} must be named image or hr" if images else "no image of 8 bits"
+        f"one of {', '.join(sorted(images))} must be named image or hr"
+        if images
+        else "no image of 8 bits"
     )
     raise InputError(printable(f"{title}: {which} among its features ({found})"))
