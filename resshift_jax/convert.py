@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from resshift_jax.config import ModelConfig, to_dict
+from resshift_jax.config import ModelConfig
+from resshift_jax.settings import to_dict
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.load import load_weights
 from resshift_jax.weights.mapping import FlatParams, released_state_dict

@@ -7,15 +7,13 @@ import pytest
 
 from resshift_jax.config import (
     ChainConfig,
-    ConfigError,
     ModelConfig,
     PixelConfig,
     SpaceToDepthConfig,
     UNetConfig,
     VQConfig,
-    from_dict,
-    to_dict,
 )
+from resshift_jax.settings import ConfigError, from_dict, to_dict
 from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes
 from resshift_jax.weights.zoo import RELEASED, VQ_F4, VQ_F4_FACE, VQ_F8_FACE, released_config
 

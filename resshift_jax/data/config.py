@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from resshift_jax.config import require, require_positive
+from resshift_jax.settings import require, require_positive
 
 Range = tuple[float, float]
 """Least and greatest value of what is drawn evenly."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from resshift_jax.config import require, require_positive
+from resshift_jax.settings import require, require_positive
 
 TFDS_PREFIX = "tfds:"
 

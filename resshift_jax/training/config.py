@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from resshift_jax.config import (
-    ModelConfig,
-    require,
-    require_positive,
-)
+from resshift_jax.config import ModelConfig
 from resshift_jax.data.config import (
     DegradationConfig,
     MaskConfig,
@@ -20,6 +16,7 @@ from resshift_jax.data.config import (
 )
 from resshift_jax.data.input_config import InputConfig
 from resshift_jax.nn.lpips import LEAST_SIZE, Network
+from resshift_jax.settings import require, require_positive
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from resshift_jax.config import ConfigError, from_dict, merged, to_dict
 from resshift_jax.files import written_whole
+from resshift_jax.settings import ConfigError, from_dict, merged, to_dict
 from resshift_jax.training.config import TrainingConfig
 
 

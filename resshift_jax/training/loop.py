@@ -20,12 +20,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resshift_jax.config import ConfigError, merged, to_dict
 from resshift_jax.data.loader import Batch, Loader
 from resshift_jax.flops import peak_flops
 from resshift_jax.folders import require_folder
 from resshift_jax.platform import Place
 from resshift_jax.progress import show
+from resshift_jax.settings import ConfigError, merged, to_dict
 from resshift_jax.training.checkpoint import Checkpoints
 from resshift_jax.training.config import TrainingConfig, identity
 from resshift_jax.training.config_file import write_config

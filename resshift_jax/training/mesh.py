@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resshift_jax.config import ConfigError
+from resshift_jax.settings import ConfigError
 
 AXES = ("data", "fsdp")
 BATCH = P(AXES)

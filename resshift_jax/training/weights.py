@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resshift_jax.config import ConfigError, FirstStageConfig, ModelConfig, VQConfig, from_dict
+from resshift_jax.config import FirstStageConfig, ModelConfig, VQConfig
 from resshift_jax.nn.lpips import LPIPS
+from resshift_jax.settings import ConfigError, from_dict
 from resshift_jax.training.checkpoint import read_part
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.weights import store

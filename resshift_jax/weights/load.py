@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from resshift_jax.config import (
-    ConfigError,
     FirstStageConfig,
     ModelConfig,
     UNetConfig,
     VQConfig,
-    to_dict,
     with_overrides,
 )
+from resshift_jax.settings import ConfigError, to_dict
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.mapping import (
     ConversionError,

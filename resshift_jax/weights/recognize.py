@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Mapping
 
-from resshift_jax.config import ConfigError, UNetConfig, VQConfig
+from resshift_jax.config import UNetConfig, VQConfig
+from resshift_jax.settings import ConfigError
 from resshift_jax.weights.mapping import ConversionError, StoredTensor
 
 State = Mapping[str, StoredTensor]

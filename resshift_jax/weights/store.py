@@ -14,8 +14,9 @@ import safetensors
 import safetensors.numpy
 from jax.typing import DTypeLike
 
-from resshift_jax.config import ConfigError, ModelConfig, from_dict, to_dict
+from resshift_jax.config import ModelConfig
 from resshift_jax.files import written_whole
+from resshift_jax.settings import ConfigError, from_dict, to_dict
 from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, unet_shapes
 from resshift_jax.weights.torch_file import WeightFileError
 

@@ -5,7 +5,6 @@ from math import pi
 
 import pytest
 
-from resshift_jax.config import ConfigError, from_dict, to_dict
 from resshift_jax.data.config import (
     TEST_SET,
     BicubicConfig,
@@ -17,6 +16,7 @@ from resshift_jax.data.config import (
     ResizeConfig,
     SincConfig,
 )
+from resshift_jax.settings import ConfigError, from_dict, to_dict
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resshift_jax.config import to_dict
+from resshift_jax.settings import to_dict
 from resshift_jax.training.config import identity
 from resshift_jax.training.config_file import read_config, write_config
 from resshift_jax.weights.zoo import released_config

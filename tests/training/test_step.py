@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from runs import SMALLEST, TINY
 
-from resshift_jax.config import ConfigError
 from resshift_jax.data.pairs import Pair
+from resshift_jax.settings import ConfigError
 from resshift_jax.training.config import OptimizerConfig
 from resshift_jax.training.config_file import read_config
 from resshift_jax.training.mesh import make_mesh, require_divisible, spec_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import MINI_OVERRIDES, MINI_UNET, MINI_VQ, manifest_state
 
-from resshift_jax.config import ConfigError
+from resshift_jax.settings import ConfigError
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.load import load_weights, read_first_stage
 from resshift_jax.weights.mapping import ConversionError

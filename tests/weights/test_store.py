@@ -9,7 +9,8 @@ import safetensors
 import safetensors.numpy
 from conftest import MINI_OVERRIDES, MINI_UNET
 
-from resshift_jax.config import ModelConfig, PixelConfig, to_dict
+from resshift_jax.config import ModelConfig, PixelConfig
+from resshift_jax.settings import to_dict
 from resshift_jax.weights import store
 from resshift_jax.weights.load import load_weights
 from resshift_jax.weights.torch_file import WeightFileError
