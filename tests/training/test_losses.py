@@ -36,6 +36,7 @@ from resshift_jax.weights.mapping import flatten, to_torch, unet_rules
 MINI = ModelConfig("mini", 4, zoo.FIFTEEN_STEPS, MINI_UNET, MINI_VQ)
 
 
+@pytest.mark.slow
 def test_three_published_steps():
     """Losses, gradient and parameters as the published networks had them under AdamW."""
     expected = golden("mini_training")
@@ -122,6 +123,7 @@ def tiny_batch(model: ModelConfig):
     return init_params(model, keys[4]), frozen, pair, jnp.array([0, 3]), noise
 
 
+@pytest.mark.slow
 def test_terms_add_up_and_reach_the_network_through_the_frozen_decoder():
     params, frozen, pair, t, noise = tiny_batch(TINY)
     loss = LossConfig(mse=2.0, l1=0.5, gradient=3.0)

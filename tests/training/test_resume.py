@@ -68,6 +68,7 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_and_stopped_ends_the_same(photos, cache, validated, whole, tmp_path):
     """Bit for bit: losses, metrics, parameters, moving average and moments."""
     arguments = "--data", photos, "--workdir", tmp_path / "run", STEPS, *validated
