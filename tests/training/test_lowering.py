@@ -29,13 +29,12 @@ def placed(tree, spec: P):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "platform", "dtype"),
     [
         ("realsr_x4", [], "tpu", jnp.bfloat16),
-        pytest.param(
-            "realsr_x4_v3", ["micro_batches=2"], "cuda", jnp.bfloat16, marks=pytest.mark.slow
-        ),
+        ("realsr_x4_v3", ["micro_batches=2"], "cuda", jnp.bfloat16),
         ("realsr_x4_v3", ["batch_size=32"], "cuda", jnp.float32),
     ],
 )
