@@ -62,6 +62,8 @@ class UNetConfig:
         mlp_ratio: hidden width of the Swin MLP over swin_channels.
         window_mask: "released" reproduces the mask that the released weights were trained with,
             "swin" is that of the Swin paper.
+        pixel_channels: for a latent of blocks of pixels, width of the 3x3 convolutions at the
+            resolution of the pixels that follow; 0: none do.
     """
 
     image_size: int = 64
@@ -77,6 +79,7 @@ class UNetConfig:
     window_size: int = 8
     mlp_ratio: int = 4
     window_mask: WindowMask = "released"
+    pixel_channels: int = 0
 
     def __post_init__(self):
         require_positive(
@@ -102,6 +105,16 @@ class UNetConfig:
                 f"unet.image_size: {self.image_size} given, level {level} needs a multiple of "
                 f"{window}",
             )
+        require(
+            self.pixel_channels >= 0,
+            f"unet.pixel_channels: {self.pixel_channels} given, 0 or more needed",
+        )
+        block = math.isqrt(self.latent_channels // 3)
+        require(
+            not self.pixel_channels or self.latent_channels == 3 * block**2,
+            f"unet.pixel_channels: {self.pixel_channels} given, but {self.latent_channels} "
+            f"latent_channels are not the colours of a square of pixels",
+        )
         for name in ("base_channels", "swin_channels"):
             width = getattr(self, name)
             require(width % 32 == 0, f"unet.{name}: {width} given, must be a multiple of 32")
@@ -233,6 +246,11 @@ class ModelConfig:
             self.unet.latent_channels == self.first_stage.latent_channels,
             f"unet.latent_channels: {self.unet.latent_channels} given, but the first stage has "
             f"{self.first_stage.latent_channels}",
+        )
+        require(
+            not self.unet.pixel_channels or self.first_stage.in_pixels,
+            f"unet.pixel_channels: {self.unet.pixel_channels} given, but the latent of a first "
+            f"stage of kind {self.first_stage.kind} is not made of pixels",
         )
         require(
             self.unet.condition_size * self.scale == self.unet.image_size * self.first_stage.factor,

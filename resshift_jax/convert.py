@@ -15,7 +15,7 @@ from resshift_jax.config import ModelConfig
 from resshift_jax.settings import to_dict
 from resshift_jax.weights import store, torch_file
 from resshift_jax.weights.load import load_weights
-from resshift_jax.weights.mapping import FlatParams, released_state_dict
+from resshift_jax.weights.mapping import ConversionError, FlatParams, released_state_dict
 from resshift_jax.weights.zoo import ALIASES, TASKS
 
 
@@ -75,7 +75,10 @@ def run(args: argparse.Namespace) -> None:
     if args.info:
         print(describe(config, params))
     elif args.to_torch:
-        to_torch(config, params, args.target, args.first_stage)
+        try:
+            to_torch(config, params, args.target, args.first_stage)
+        except ConversionError as e:
+            raise ConversionError(f"{args.source}: {e}") from e
     else:
         store.save(args.target, config, params, store.STORAGE_DTYPES[args.dtype])
         print(f"{args.target}: {describe(config, params)}")

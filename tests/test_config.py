@@ -20,7 +20,10 @@ from resshift_jax.weights.zoo import RELEASED, VQ_F4, VQ_F4_FACE, VQ_F8_FACE, re
 PARAMETERLESS = (
     ModelConfig("own", 1, first_stage=PixelConfig()),
     ModelConfig(
-        "own", 4, unet=UNetConfig(latent_channels=48), first_stage=SpaceToDepthConfig(block=4)
+        "own",
+        4,
+        unet=UNetConfig(latent_channels=48, pixel_channels=24),
+        first_stage=SpaceToDepthConfig(block=4),
     ),
 )
 
@@ -93,8 +96,12 @@ def test_a_whole_number_may_stand_for_a_float():
         (UNetConfig, {"image_size": 68, "condition_size": 68}, "unet.image_size"),
         (UNetConfig, {"base_channels": 100}, "unet.base_channels"),
         (UNetConfig, {"swin_channels": 48, "head_channels": 16}, "unet.swin_channels"),
+        (UNetConfig, {"pixel_channels": -1, "latent_channels": 48}, "unet.pixel_channels: -1"),
+        (UNetConfig, {"pixel_channels": 24, "latent_channels": 8}, "unet.pixel_channels: 24"),
+        (UNetConfig, {"pixel_channels": 24, "latent_channels": 24}, "unet.pixel_channels: 24"),
         (SpaceToDepthConfig, {"block": 0}, "first_stage.block"),
         (VQConfig, {"num_res_blocks": (2, 2)}, "first_stage.num_res_blocks"),
+        (ModelConfig, {"unet": UNetConfig(pixel_channels=24)}, "unet.pixel_channels: .* kind vq"),
         (ModelConfig, {"scale": 0}, "scale"),
         (ModelConfig, {"scale": 2}, "scale"),
         (ModelConfig, {"first_stage": VQ_F8_FACE}, "unet.latent_channels"),

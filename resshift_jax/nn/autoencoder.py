@@ -12,7 +12,14 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from resshift_jax.config import FirstStageConfig, SpaceToDepthConfig, VQConfig
-from resshift_jax.nn.layers import Conv3x3, GroupNorm, Linear, UpsampleConv3x3
+from resshift_jax.nn.layers import (
+    Conv3x3,
+    GroupNorm,
+    Linear,
+    UpsampleConv3x3,
+    depth_to_space,
+    space_to_depth,
+)
 
 # Rows of a large matrix are computed in chunks of about 16 MiB of float32 (which suits caches), but
 # of no fewer rows than keep a matrix product busy.
@@ -228,16 +235,10 @@ class SpaceToDepth(nn.Module):
         return self.decode(self.encode(image))
 
     def encode(self, image: Array) -> Array:
-        b, h, w, c = image.shape
-        s = self.block
-        x = image.reshape(b, h // s, s, w // s, s, c).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(b, h // s, w // s, s * s * c)
+        return space_to_depth(image, self.block)
 
     def decode(self, z: Array) -> Array:
-        b, h, w, _ = z.shape
-        s = self.block
-        x = z.reshape(b, h, w, s, s, -1).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(b, h * s, w * s, -1)
+        return depth_to_space(z, self.block)
 
 
 def first_stage(config: FirstStageConfig, dtype: DTypeLike = jnp.float32) -> nn.Module:

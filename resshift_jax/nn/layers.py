@@ -246,6 +246,22 @@ def upsample_nearest(x: Array) -> Array:
     return x.reshape(b, 2 * h, 2 * w, c)
 
 
+def space_to_depth(image: Array, block: int) -> Array:
+    """(B, H, W, C) -> (B, H/s, W/s, s s C): blocks as channels, row-major with the colour last."""
+    b, h, w, c = image.shape
+    s = block
+    x = image.reshape(b, h // s, s, w // s, s, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // s, w // s, s * s * c)
+
+
+def depth_to_space(z: Array, block: int) -> Array:
+    """The inverse of `space_to_depth`."""
+    b, h, w, _ = z.shape
+    s = block
+    x = z.reshape(b, h, w, s, s, -1).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * s, w * s, -1)
+
+
 def timestep_embedding(t: Array, channels: int) -> Array:
     """(B,) integers -> (B, channels) float32: cosines, then sines, of frequencies 1 .. 1/10000."""
     half = channels // 2

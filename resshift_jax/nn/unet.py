@@ -1,5 +1,6 @@
 """The Swin-UNet: a noisy latent, its time-step and the LR image in, the chain's prediction out."""
 
+import math
 from functools import partial
 
 import flax.linen as nn
@@ -13,9 +14,12 @@ from resshift_jax.nn.layers import (
     GroupNorm,
     Linear,
     UpsampleConv3x3,
+    depth_to_space,
+    space_to_depth,
     timestep_embedding,
 )
 from resshift_jax.nn.swin import SwinLayer
+from resshift_jax.resize import upsample_bicubic
 
 _norm = partial(GroupNorm, eps=1e-5)
 
@@ -52,6 +56,30 @@ class ConditionExtractor(nn.Module):
             x = nn.silu(Conv3x3(width, dtype=self.dtype, name=f"conv_{i}")(x))
             x = Conv3x3(2 * width, stride=2, dtype=self.dtype, name=f"down_{i}")(x)
         return x
+
+
+class PixelHead(nn.Module):
+    """Convolutions at the resolution of the pixels, for a latent of blocks of them.
+
+    One that gives the pixels of a block as its channels has other weights for each of them, which
+    shows as a grid; here all pixels share theirs, and see across the edges of blocks. At first the
+    output is zero, which for the target "residual" stands for the enlarged LR image.
+    """
+
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, h: Array, x_t: Array, lr: Array) -> Array:
+        """Features (B, H, W, C), the scaled latent (B, H, W, 3 s s), the LR image -> a latent."""
+        block = math.isqrt(x_t.shape[-1] // 3)
+        features = Linear(self.width * block**2, dtype=self.dtype, name="expand")(h)
+        enlarged = upsample_bicubic(lr, block * h.shape[1] // lr.shape[1])
+        pixels = [depth_to_space(features, block), depth_to_space(x_t, block), enlarged]
+        x = jnp.concatenate([a.astype(self.dtype) for a in pixels], axis=-1)
+        for i in range(3):
+            x = nn.silu(Conv3x3(self.width, dtype=self.dtype, name=f"conv_{i}")(x))
+        return space_to_depth(Conv3x3(3, zero=True, name="conv_out")(x), block)
 
 
 class SwinUNet(nn.Module):
@@ -137,6 +165,8 @@ class SwinUNet(nn.Module):
                 h = UpsampleConv3x3(widths[level], dtype, name=f"up_{level}_upsample")(h)
 
         h = nn.silu(_norm(dtype=dtype, name="norm_out")(h))
+        if cfg.pixel_channels:
+            return PixelHead(cfg.pixel_channels, dtype, name="pixels")(h, x_t, lr)
         return Conv3x3(cfg.latent_channels, name="conv_out")(h)
 
     def _check(self, x_t: Array, lr: Array, mask: Array | None) -> None:

@@ -142,7 +142,16 @@ def _swin_layers(config: UNetConfig) -> Iterator[tuple[str, str, int]]:
 
 
 def unet_rules(config: UNetConfig) -> list[Rule]:
-    """A rule for each parameter of the Swin-UNet."""
+    """A rule for each parameter of the Swin-UNet.
+
+    Raises:
+        ConversionError: a network with layers that the released ones do not have.
+    """
+    if config.pixel_channels:
+        raise ConversionError(
+            f"unet.pixel_channels: {config.pixel_channels} given, layers for which the PyTorch "
+            f"networks have no counterpart"
+        )
     rules: list[Rule] = []
     rules += _weight_and_bias("time_embed.0", "time_in", LINEAR)
     rules += _weight_and_bias("time_embed.2", "time_out", LINEAR)

@@ -19,7 +19,8 @@ from conftest import (
 )
 
 from resshift_jax.config import UNetConfig
-from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.nn.layers import depth_to_space, space_to_depth
+from resshift_jax.nn.unet import PixelHead, SwinUNet
 from resshift_jax.weights.mapping import flatten
 
 TOLERANCE = 1e-5
@@ -161,6 +162,54 @@ def test_a_mask_that_is_not_wanted_is_named():
     x, t = jnp.zeros((1, 16, 16, 3)), jnp.zeros(1, jnp.int32)
     with pytest.raises(ValueError, match="mask: one given, none is needed"):
         SwinUNet(MINI_UNET).init(jax.random.key(0), x, t, x, x[..., :1])
+
+
+PIXELS = replace(TINY_UNET, latent_channels=48, pixel_channels=8)
+
+
+def test_a_network_with_a_pixel_head_begins_with_the_enlarged_image():
+    rng = np.random.default_rng(3)
+    x_t, lr = (jnp.asarray(rng.normal(size=(1, 8, 8, c)), jnp.float32) for c in (48, 3))
+    inputs = x_t, jnp.zeros(1, jnp.int32), lr
+    params = jit(SwinUNet(PIXELS).init)(jax.random.key(0), *inputs)["params"]
+    head = params["pixels"]
+    assert {name: head[name]["kernel"].shape for name in head} == {
+        "expand": (32, 8 * 16),
+        "conv_0": (3, 3, 8 + 3 + 3, 8),
+        "conv_1": (3, 3, 8, 8),
+        "conv_2": (3, 3, 8, 8),
+        "conv_out": (3, 3, 8, 3),
+    }
+    assert "conv_out" not in params
+    apply = jit(SwinUNet(PIXELS).apply)
+    np.testing.assert_array_equal(apply({"params": params}, *inputs), np.zeros((1, 8, 8, 48)))
+    head["conv_out"]["kernel"] += 0.1
+    # What it adds depends on both images.
+    output = apply({"params": params}, *inputs)
+    for changed in ((x_t + 1, *inputs[1:]), (*inputs[:2], lr + 1)):
+        assert np.abs(apply({"params": params}, *changed) - output).max() > 1e-4
+
+
+def test_a_pixel_head_treats_all_pixels_of_a_block_alike():
+    """What it makes of x_t moves with it, by any number of pixels."""
+    head = PixelHead(8)
+    x_t = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    features, lr = np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 8, 8, 3), np.float32)
+    params = head.init(jax.random.key(0), features, space_to_depth(x_t, 4), lr)["params"]
+    params["conv_out"]["kernel"] += 0.1  # which begins at zero
+    params["expand"] = jax.tree.map(jnp.zeros_like, params["expand"])
+
+    def output(x_t):
+        z = head.apply({"params": params}, features, space_to_depth(x_t, 4), lr)
+        return np.asarray(depth_to_space(z, 4))
+
+    inside = slice(8, 24)
+    expected = output(x_t)[:, inside, inside]
+    assert expected.std() > 1e-3
+    for down, across in ((1, 0), (0, 1), (2, 3)):
+        moved = output(np.roll(x_t, (down, across), (1, 2)))
+        moved = np.roll(moved, (-down, -across), (1, 2))[:, inside, inside]
+        assert_close(moved, expected, 1e-6)
 
 
 @pytest.mark.slow
