@@ -242,6 +242,37 @@ TEST_SET = DegradationConfig(
 
 
 @dataclass(frozen=True)
+class MixtureConfig:
+    """Each image degraded in one of several ways.
+
+    Attributes:
+        parts: the ways, all of one scale; by default that of training and that of ImageNet-Test.
+        weights: how often each is taken beside the others; none: all are as often.
+    """
+
+    kind: Literal["mixture"] = "mixture"
+    parts: tuple[DegradationConfig, ...] = (DegradationConfig(), TEST_SET)
+    weights: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        require(
+            len({part.scale for part in self.parts}) == 1,
+            f"mixture.parts: scales {sorted({part.scale for part in self.parts})} given, one or "
+            f"more parts of one scale needed",
+        )
+        if self.weights:
+            require_positive("mixture", self, "weights")
+            require(
+                len(self.weights) == len(self.parts),
+                f"mixture.weights: {len(self.weights)} given, {len(self.parts)} needed",
+            )
+
+    @property
+    def scale(self) -> int:
+        return self.parts[0].scale
+
+
+@dataclass(frozen=True)
 class FaceDegradationConfig:
     """The degradation of faces, which keeps their size (GFPGAN, arXiv 2101.04061).
 
@@ -353,5 +384,12 @@ class MaskConfig:
         )
 
 
-PairConfig = DegradationConfig | FaceDegradationConfig | BicubicConfig | MaskConfig | PairsConfig
+PairConfig = (
+    DegradationConfig
+    | MixtureConfig
+    | FaceDegradationConfig
+    | BicubicConfig
+    | MaskConfig
+    | PairsConfig
+)
 """How the low-quality image of a training pair is made."""

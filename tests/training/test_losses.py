@@ -12,6 +12,7 @@ from conftest import (
     MINI_VQ,
     TINY,
     TINY_INPAINTING,
+    assert_close,
     golden,
     jit,
     manifest_state,
@@ -26,7 +27,15 @@ from resshift_jax.data.pairs import Pair
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.schedule import make_schedule
 from resshift_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig
-from resshift_jax.training.losses import image_terms, sample_losses, squared_error, step_weight
+from resshift_jax.training.losses import (
+    amplitudes,
+    cut,
+    image_terms,
+    sample_losses,
+    spectrum_error,
+    squared_error,
+    step_weight,
+)
 from resshift_jax.training.state import init_params, init_state
 from resshift_jax.training.step import update
 from resshift_jax.weights import zoo
@@ -161,12 +170,69 @@ def test_image_terms():
     x, y = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 2, 64, 64, 3)).astype(np.float32)
     frozen = {"first_stage": {}, "alex": load_lpips("alex")}
     names = ("l1", "gradient", "lpips_alex")
-    terms = image_terms(frozen, x, y, model=model, names=names, dtype=np.float32)
+    place = np.zeros((2, 2))
+    compare = partial(image_terms, frozen, model=model, names=names, dtype=np.float32)
+    terms = compare(x, y, place)
     np.testing.assert_allclose(terms["l1"], np.abs(x - y).mean((1, 2, 3)), rtol=1e-5)
     d = x - y
     down = np.abs(d[:, 1:] - d[:, :-1]).mean((1, 2, 3))
     across = np.abs(d[:, :, 1:] - d[:, :, :-1]).mean((1, 2, 3))
     np.testing.assert_allclose(terms["gradient"], (down + across) / 2, rtol=1e-5)
-    clipped = image_terms(frozen, np.clip(x, -1, 1), y, model=model, names=names, dtype=np.float32)
+    clipped = compare(np.clip(x, -1, 1), y, place)
     np.testing.assert_array_equal(terms["lpips_alex"], clipped["lpips_alex"])
     assert (terms["lpips_alex"] > 0.05).all()
+
+
+def test_windows():
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 40, 50, 3)).astype(np.float32)
+    found = cut(jnp.asarray(images), jnp.array([[0, 0], [0.9999, 0.9999], [0.5, 0.25]]), 16)
+    np.testing.assert_array_equal(found[0], images[0, :16, :16])
+    np.testing.assert_array_equal(found[1], images[1, -16:, -16:])
+    np.testing.assert_array_equal(found[2], images[2, 12:28, 8:24])
+
+
+def test_vgg_compares_windows_and_alex_everything():
+    model = replace(TINY, unet=replace(TINY.unet, image_size=16, condition_size=16))
+    params, frozen, pair, t, noise = tiny_batch(model)
+    frozen |= {name: load_lpips(name) for name in ("vgg", "alex")}
+    loss = LossConfig(mse=0, lpips_vgg=1, lpips_alex=1, vgg_window=16, remat=False)
+
+    def terms(loss):
+        call = jit(partial(sample_losses, model=model, loss=loss))
+        return lambda *place: call(params, frozen, pair, t, noise, *place)[1]
+
+    whole, of_window = terms(replace(loss, vgg_window=None))(), terms(loss)
+    first, last = of_window(jnp.zeros((2, 2))), of_window(jnp.full((2, 2), 0.99))
+    one_by_one = terms(replace(loss, remat=True))(jnp.full((2, 2), 0.99))
+    np.testing.assert_allclose(first["lpips_alex"], whole["lpips_alex"], rtol=1e-5)
+    np.testing.assert_allclose(one_by_one["lpips_vgg"], last["lpips_vgg"], rtol=1e-5)
+    for one, other in ((first, last), (first, whole)):
+        assert (np.abs(one["lpips_vgg"] - other["lpips_vgg"]) > 1e-3).all()
+
+
+def test_amplitudes_against_numpy():
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 35, 50, 3)).astype(np.float32)
+    found = amplitudes(jnp.asarray(image))
+    assert found.shape == (2, 2, 3, 3, 16 * 9)
+    r, g, b = np.moveaxis(image.astype(np.float64)[1, 16:32, 32:48], -1, 0)
+    luma = 0.299 * r + 0.587 * g + 0.114 * b
+    window = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
+    for channel, plane in enumerate((luma, r - luma, b - luma)):
+        spectrum = np.fft.rfft2(plane * np.outer(window, window)) / np.square(window).sum()
+        expected = np.sqrt(np.abs(spectrum).ravel() ** 2 + 1e-6)
+        assert_close(found[1, 1, 2, channel], expected, 1e-5)
+
+
+def test_the_spectrum_counts_strength_and_not_place():
+    rng = np.random.default_rng(0)
+    texture = rng.normal(0, 0.1, (1, 64, 64, 3)).astype(np.float32)
+    other = rng.normal(0, 0.1, (1, 64, 64, 3)).astype(np.float32)
+    compare = jit(spectrum_error)
+    assert compare(texture, texture) == 0
+    assert compare(texture, -texture) < 1e-7
+    missing = float(compare(texture, 0 * texture)[0])
+    assert 0.7 * missing > compare(texture, other)[0] > 0.5 * missing
+    assert compare(texture, 0.7 * texture)[0] == pytest.approx(0.3 * missing, rel=0.02)
+    flat = jnp.zeros((1, 32, 32, 3))
+    gradient = jit(jax.grad(lambda x: spectrum_error(x, flat).sum()))
+    assert np.isfinite(gradient(flat)).all()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data_checks import assert_even
 from runs import SMALLEST, TINY
 
 from resshift_jax.data.pairs import Pair
@@ -135,16 +136,20 @@ def test_clipping_bounds_the_gradient_and_decay_shrinks_weights():
 def test_draws_are_functions_of_seed_step_and_place():
     sample = partial(jax.vmap(partial(draw, steps=15, latent=(4, 4, 3))))
     keys = sample_keys(7, jnp.int32(5), 4096)
-    t, noise = sample(keys)
-    assert_same(sample(sample_keys(7, jnp.int32(5), 100)), (t[:100], noise[:100]))
+    t, noise, place = sample(keys)
+    assert_same(sample(sample_keys(7, jnp.int32(5), 100)), (t[:100], noise[:100], place[:100]))
     for other in (sample_keys(8, jnp.int32(5), 100), sample_keys(7, jnp.int32(6), 100)):
         assert (sample(other)[1] != noise[:100]).all()
+        assert (sample(other)[2] != place[:100]).all()
     counts = np.bincount(t, minlength=15)
     assert counts.size == 15
     expected = 4096 / 15
     assert ((counts - expected) ** 2 / expected).sum() < 36.1  # chi^2 of 14 at 0.1 %
     assert abs(float(noise.mean())) < 4 / np.sqrt(noise.size)
     assert abs(float(noise.std()) - 1) < 4 / np.sqrt(2 * noise.size)
+    assert_even(place[:, 0], (0, 1))
+    assert_even(place[:, 1], (0, 1))
+    assert abs(np.corrcoef(place.T)[0, 1]) < 4 / np.sqrt(4096)
 
 
 def test_losses_by_groups_of_steps():

@@ -59,6 +59,8 @@ def test_a_batch_that_cannot_be_divided(run, tmp_path, capsys):
         ("optimizer=5", ("optimizer", "a group of settings")),
         ("model.chain.steps=1", ("chain.steps: 1 given",)),
         ("data.crop.size=33", ("data.crop.size: 33 given, 32 needed",)),
+        ("loss={lpips_vgg: 1, vgg_window: 8}", ("loss.vgg_window: 8 given, 16 to 32 needed",)),
+        ("loss.vgg_window=16", ("loss.vgg_window: 16 given, but loss.lpips_vgg is 0",)),
         ("degradation.scale=2", ("degradation.scale: 2 given", "4")),
         ("degradation={kind: masks}", ("degradation.kind: masks", "condition_mask")),
         ("validation.lpips=[squeeze]", ("validation.lpips.0", "'squeeze'", "alex")),
