@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
 
-.PHONY: demo test check benchmark clean
+.PHONY: demo picture test check benchmark clean
 
-demo: $(VENV)/installed build/weights/resshift_realsrx4_s15_v2.pth
-	$(RUN)/python sample.py -i examples -o results --scale 4 --task realsrx4 --cache build/weights
+demo: $(VENV)/installed
+	$(RUN)/python sample.py -i examples -o results --cache build/cache
+
+# That of the README, of the results of the demo.
+picture: demo
+	$(RUN)/python examples/picture.py examples results examples/pictures/restored.webp
 
 test: $(VENV)/installed
 	$(RUN)/python -m pytest
@@ -16,12 +20,9 @@ check: $(VENV)/installed
 
 benchmark: $(VENV)/installed
 	$(RUN)/python -m benchmarks.sampling --json build/sampling.json
+	$(RUN)/python -m benchmarks.bundled --json build/bundled.json
 	$(RUN)/python -m benchmarks.degradation --json build/degradation.json
 	$(RUN)/python -m benchmarks.training --json build/training.json
-
-# Untrained weights of the released size and form, until trained ones ship with the package.
-build/weights/resshift_realsrx4_s15_v2.pth: | $(VENV)/installed
-	$(RUN)/python examples/stand_in.py build/weights
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

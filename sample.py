@@ -1,7 +1,8 @@
-"""Restores photographs: python sample.py -i PHOTO_OR_FOLDER -o FOLDER --task realsrx4.
+"""Restores photographs: python sample.py -i PHOTO_OR_FOLDER -o FOLDER.
 
-The weights of a task are taken from the cache folder, or fetched into it once; --weights names a
-file instead. The README has a command for each task.
+The model that ships with the package enlarges them four times. --task names a published one, whose
+weights are taken from the cache folder, or fetched into it once, and --weights any file. The README
+has a command for each task.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from resshift_jax.progress import Report, show
 from resshift_jax.sampler import Settings
 from resshift_jax.schedule import make_schedule
 from resshift_jax.tiles import Blend
+from resshift_jax.weights.bundled import bundled_config
 from resshift_jax.weights.load import cache_dir
-from resshift_jax.weights.zoo import ALIASES, TASKS, find_releases
+from resshift_jax.weights.zoo import ALIASES, BUNDLED, TASKS, find_releases
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,10 +46,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
     aliases = ", ".join(f"{alias} for {task}" for alias, task in ALIASES.items())
     add = parser.add_argument_group("model").add_argument
-    add("--task", help=f"one of {', '.join(TASKS)}; {aliases} (default: realsrx4)")
+    names = ", ".join((BUNDLED, *TASKS))
+    add("--task", help=f"one of {names}; {aliases} (default: {BUNDLED})")
     add("-v", "--version", help="which release of the task, e.g. v3")
     add("--scale", type=int, help="checked against the model's")
-    add("--weights", type=Path, help="a .pth or .safetensors file instead of a released model")
+    add("--weights", type=Path, help="a .pth or .safetensors file instead of a model by name")
     add("--first-stage", type=Path, help="the autoencoder's .pth, if not beside --weights")
     add("--cache", type=Path, help="folder of weights and programs (default: $RESSHIFT_CACHE)")
 
@@ -124,9 +127,8 @@ def run(args: argparse.Namespace) -> int:
 
 def load_model(args: argparse.Namespace, devices: tuple[jax.Device, ...]) -> resshift_jax.Model:
     """The model that is asked for, to which the options fit."""
-    task = args.task or "realsrx4"
     if args.weights is None:  # before anything is fetched
-        require_fit(args, [release.config for release in find_releases(task, args.version)])
+        require_fit(args, configs_of(args.task, args.version))
     programs = (args.cache or cache_dir()) / "programs"
     try:
         keep_programs(programs)
@@ -134,7 +136,7 @@ def load_model(args: argparse.Namespace, devices: tuple[jax.Device, ...]) -> res
         show(f"{programs}: no compiled program is kept, {e.strerror}", sys.stderr)
     model = resshift_jax.load(
         args.weights,
-        task=args.task if args.weights else task,
+        task=args.task,
         version=args.version,
         first_stage=args.first_stage,
         cache=args.cache,
@@ -144,6 +146,13 @@ def load_model(args: argparse.Namespace, devices: tuple[jax.Device, ...]) -> res
     )
     require_fit(args, [model.config])
     return model
+
+
+def configs_of(task: str | None, version: str | None) -> list[ModelConfig]:
+    """Of the models that go by these names."""
+    if task in (None, BUNDLED):
+        return [bundled_config(version)]
+    return [release.config for release in find_releases(task, version)]
 
 
 def require_fit(args: argparse.Namespace, models: list[ModelConfig]) -> None:

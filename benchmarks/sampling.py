@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import resshift_jax
+from benchmarks import stand_in
 from benchmarks.timing import (
     MATMUL_SIDE,
     describe_machine,
@@ -26,7 +27,6 @@ from benchmarks.timing import (
     timed,
     write_json,
 )
-from examples import stand_in
 from resshift_jax import convert
 from resshift_jax.config import ModelConfig
 from resshift_jax.folders import File

@@ -1,7 +1,7 @@
 """ResShift in JAX: a low-quality image in, a restored one out.
 
     import resshift_jax
-    model = resshift_jax.load("resshift_realsrx4_s15_v2.pth")
+    model = resshift_jax.load()  # or load("resshift_realsrx4_s15_v2.pth")
     high = model(low)  # (H, W, 3) uint8 -> (4H, 4W, 3) uint8
 
 The parts are pure functions: `restore`, the chain in `chain`, the networks in `nn`.

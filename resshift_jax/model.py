@@ -15,10 +15,11 @@ from resshift_jax.platform import default_dtype
 from resshift_jax.programs import Programs, programs, replicate
 from resshift_jax.sampler import Request, Sampler, Settings
 from resshift_jax.tiles import Blend
+from resshift_jax.weights import bundled
 from resshift_jax.weights.load import load_weights
 from resshift_jax.weights.mapping import unflatten
 from resshift_jax.weights.released import load_released
-from resshift_jax.weights.zoo import TASKS
+from resshift_jax.weights.zoo import BUNDLED
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,17 +114,19 @@ def load(
     devices: Sequence[jax.Device] | None = None,
     notify: Callable[[str], None] = print,
 ) -> Model:
-    """A model from a weight file, or a released one by its name.
+    """A model: that of the package, one from a weight file, or a released one by its name.
 
     Args:
-        path: a released .pth or one of our safetensors files; None: the released model of `task`
-            and `version`, from the cache folder, or fetched into it.
-        task, version: e.g. "realsrx4", "v3"; with a path, what its name does not tell.
+        path: a released .pth or one of our safetensors files.
+        task, version: without a path, those of a released model, e.g. "realsrx4", "v3", which is
+            taken from the cache folder or fetched into it; None or "small": the model that ships
+            with the package. With a path, what its name does not tell.
         first_stage: the autoencoder's .pth; otherwise embedded, beside `path`, or in the cache.
         cache: folder of released weights; None: $RESSHIFT_CACHE, or one below ~/.cache.
         dtype: of the computation; by default bfloat16 on TPU and GPU, float32 on CPU.
         devices: that share the work; by default all that this process has.
-        notify: takes a line to show, on what is fetched and under which licence.
+        notify: takes a line to show, on which weights are used, what is fetched and under which
+            licence.
 
     Raises:
         OSError, ValueError: with one clear message that names the file, or what to give.
@@ -134,10 +137,11 @@ def load(
         config, flat = load_weights(
             Path(path), first_stage=stage, task=task, version=version, cache=folder
         )
-    elif task is None:
-        raise ValueError(f"weights: neither a file nor a task given, one of {', '.join(TASKS)}")
     elif first_stage is not None:
-        raise ValueError("first_stage: given without weights; a released model has its own")
+        raise ValueError("first_stage: given without weights; name the model's file, too")
+    elif task in (None, BUNDLED):
+        config, flat = bundled.load_bundled(version)
+        notify(f"weights: {bundled.PATH.name}, which ships with the package")
     else:
         config, flat = load_released(task, version, cache=folder, notify=notify)
     devices = tuple(jax.local_devices() if devices is None else devices)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples import stand_in
+from benchmarks import stand_in
 from resshift_jax.config import ModelConfig, UNetConfig, VQConfig
 from resshift_jax.nn.autoencoder import VQAutoencoder
 from resshift_jax.nn.unet import SwinUNet

@@ -9,6 +9,7 @@ from conftest import MINI_OVERRIDES, assert_one_line_error, manifest, manifest_s
 
 from resshift_jax.convert import main
 from resshift_jax.weights import store, torch_file
+from resshift_jax.weights.bundled import PATH
 
 SETTINGS = [f"--set={key}={value}" for key, value in MINI_OVERRIDES.items()]
 REALSR = ["--task=realsrx4", "--version=v3", *SETTINGS]
@@ -118,6 +119,9 @@ def test_a_file_may_be_replaced_by_its_own_conversion(converted, empty):
 REFUSALS = {
     "source absent": lambda f: (["absent.pth", f.out], ["absent.pth"]),
     "source absent, ours": lambda f: (["absent.safetensors", f.out], ["absent.safetensors"]),
+    "layers that are not published": lambda f: (
+        [f.bundled, f"{f.folder}/out.pth", "--to-torch"], [f.bundled, "unet.pixel_channels"],
+    ),
     "source a folder": lambda f: ([f.folder, f.out], [f.folder, "a folder"]),
     "source a text": lambda f: ([f.text, f.out], [f.text, "not a PyTorch file"]),
     "source truncated": lambda f: ([f.truncated, f.out, *REALSR], [f.truncated, "truncated"]),
@@ -160,7 +164,7 @@ class Files:
     def __init__(self, tmp_path, folder, mini_files, converted):
         self.folder, self.out = str(folder), str(folder / "out.safetensors")
         self.unet, self.stage = str(mini_files["unet"]), str(mini_files["autoencoder"])
-        self.ours = str(converted)
+        self.ours, self.bundled = str(converted), str(PATH)
         self.text = self._file(tmp_path / "text.pth", b"version https://git-lfs.github.com/spec/v1")
         unet = mini_files["unet"].read_bytes()
         self.truncated = self._file(tmp_path / "truncated.pth", unet[: len(unet) // 2])

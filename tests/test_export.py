@@ -7,18 +7,20 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.config import ModelConfig
 from resshift_jax.data.config import (
     TEST_SET,
     DegradationConfig,
     FaceDegradationConfig,
     MaskConfig,
+    MixtureConfig,
 )
-from resshift_jax.data.degrade import degrade
+from resshift_jax.data.degrade import degrade, degrade_mixed
 from resshift_jax.data.faces import degrade_faces
 from resshift_jax.data.masks import draw_mask
 from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.programs import Tiles, restore_tiles
+from resshift_jax.weights.bundled import bundled_config
 from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes, unflatten
 from resshift_jax.weights.zoo import released_config
 
@@ -29,7 +31,6 @@ def abstract_params(config: ModelConfig) -> dict:
     def tree(shapes):
         return unflatten({k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()})
 
-    assert isinstance(config.first_stage, VQConfig)
     return {
         "unet": tree(unet_shapes(config.unet)),
         "first_stage": tree(first_stage_shapes(config.first_stage)),
@@ -92,6 +93,11 @@ def test_sampler_lowers(task, version, platform, dtype):
     assert "complex<" not in module
 
 
+@pytest.mark.parametrize(("platform", "dtype"), [("tpu", jnp.bfloat16), ("cuda", jnp.float32)])
+def test_the_bundled_model_lowers(platform, dtype):
+    assert_lean(lower(bundled_config(), platform, dtype))
+
+
 def test_steps_are_a_loop():
     config = released_config(task="realsrx4", version="v2")
     few, many = (lower(config, "tpu", jnp.bfloat16, steps) for steps in (2, 15))
@@ -107,9 +113,10 @@ KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 64))
     [
         (partial(degrade, config=DegradationConfig()), 256, [64]),
         (partial(degrade, config=TEST_SET), 256, [64]),
+        (partial(degrade_mixed, config=MixtureConfig()), 256, [64]),
         (partial(degrade_faces, config=FaceDegradationConfig()), 512, [512, 512]),
     ],
-    ids=["training", "test set", "faces"],
+    ids=["training", "test set", "mixture", "faces"],
 )
 def test_degradation_lowers(function, side, sides, platform):
     images = jax.ShapeDtypeStruct((64, side, side, 3), jnp.uint8)
@@ -118,8 +125,10 @@ def test_degradation_lowers(function, side, sides, platform):
     assert [out.shape for out in exported.out_avals] == [(64, n, n, 3) for n in sides]
     module = exported.mlir_module()
     assert_lean(module)
-    # All images of a batch go together: no branch is left but the choice of the platform.
-    assert module.count("stablehlo.case") <= 2
+    # All images of a batch go together: no branch is left but the choice of the platform, which
+    # each of the two parts of the mixture has.
+    parts = 2 if function.func is degrade_mixed else 1
+    assert module.count("stablehlo.case") <= 2 * parts
     assert "stablehlo.scatter" not in module
     products = [line for line in module.splitlines() if "stablehlo.dot_general" in line]
     assert products

@@ -23,7 +23,7 @@ from PIL import Image
 
 import resshift_jax
 import sample
-from examples import stand_in
+from benchmarks import stand_in
 from resshift_jax.images import read_photo
 from resshift_jax.programs import Programs
 from resshift_jax.sampler import Settings
@@ -86,6 +86,7 @@ def nothing_is_read(monkeypatch):
 
     monkeypatch.setattr("resshift_jax.pipeline.read_photo", fail)
     monkeypatch.setattr("resshift_jax.model.load_released", fail)
+    monkeypatch.setattr("resshift_jax.model.bundled.load_bundled", fail)
 
 
 def pixels(height=10, width=11, seed=0):
@@ -439,13 +440,14 @@ def test_names_of_any_bytes(photos, out, weights, repeated, capsys):
 
 
 OPTIONS = {
-    "--task deblur": "--task deblur: unknown, one of realsrx4, ",
+    "--task deblur": "--task deblur: unknown, one of small, realsrx4, ",
     "--task realsr --version v9": "--version v9: unknown for realsrx4, one of v1, v2, v3",
     "--task faceir --version v1": "--version v1: unknown for faceir",
+    "--version v3": "--version v3: the model that ships with the package has no versions",
     "--task faceir --scale 4": "--scale 4: the scale of faceir is 1",
-    "--scale 2": "--scale 2: the scale of realsrx4 is 4",
+    "--scale 2": "--scale 2: the scale of small is 4",
     "--task inpaint_face": "--mask_path: the task inpaint_face needs one",
-    "--mask_path {mask}": "--mask_path: the task realsrx4 takes none",
+    "--mask_path {mask}": "--mask_path: the task small takes none",
     "--task inpaint_face --mask_path gone": "--mask_path gone: nothing there",
     "--task inpaint_face --mask_path {photos}": "the images' own folder",
     "--task sinsr --steps 4": "this model samples in one step",
@@ -591,7 +593,6 @@ def releases(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "file"),
     [
-        ([], V3),
         (["--task", "realsr", "--version", "v2"], V2),
         (["--task", "realsrx4"], V3),
         (["--task", "bicsr"], "bicsr"),
@@ -613,7 +614,7 @@ def test_a_download_that_breaks_off(
         released, "fetch", lambda *a, **k: fetch(*a, **k, timeout=5, tries=2, pause=0.01)
     )
     path = save(photos / "a.png", pixels())
-    argv = ["-i", str(path), "-o", str(out)]
+    argv = ["-i", str(path), "-o", str(out), "--task", "realsrx4"]
     with serving({f"/{p.name}": p.read_bytes() for p in pth.iterdir()}) as server:
         releases(server.address)
         server.breaks = deque([1000, 1000])

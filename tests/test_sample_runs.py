@@ -16,7 +16,7 @@ from image_samples import SRGB, camera, png
 from PIL import Image
 
 import sample
-from examples import stand_in
+from benchmarks import stand_in
 from resshift_jax.weights import torch_file
 from resshift_jax.weights.mapping import torch_shapes
 

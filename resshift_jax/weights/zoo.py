@@ -97,6 +97,7 @@ FIRST_STAGE_URLS = {
 _BY_FILE = {name: model for model in RELEASED for name in (model.file, *model.earlier)}
 
 TASKS = tuple(dict.fromkeys(model.config.task for model in RELEASED))
+BUNDLED = "small"  # the task of the model that ships with the package, see bundled.py
 ALIASES = {"realsr": "realsrx4", "bicsr": "bicsrx4"}  # as the original's --task calls them
 
 
@@ -117,8 +118,14 @@ def find_releases(task: str, version: str | None = None) -> list[Released]:
     """
     task = canonical_task(task)
     releases = [model for model in RELEASED if model.config.task == task]
+    if task == BUNDLED:
+        raise UnknownModelError(
+            f"--task {task}: the model that ships with the package is none of the published ones; "
+            f"leave out --version"
+        )
     if not releases:
-        raise UnknownModelError(f"--task {task}: unknown, one of {', '.join([*TASKS, *ALIASES])}")
+        known = ", ".join([BUNDLED, *TASKS, *ALIASES])
+        raise UnknownModelError(f"--task {task}: unknown, one of {known}")
     if version is None:
         return releases
     versions = [model.version for model in releases if model.version]

@@ -93,3 +93,14 @@ def test_what_a_machine_and_a_log_may_change():
     for setting in ("seed=1", "ema=0.5", "data.crop.flips=none", "optimizer.b1=0.8", "steps=9",
                     "batch_size=12", "micro_batches=2", "loss.mse=3"):  # fmt: skip
         assert of(setting) != of(), setting
+
+
+def test_a_mixture_of_ones_own():
+    parts = "[{second_prob: 0}, {jpeg: [80, 100]}, {}]"
+    config = read_config(
+        CONFIGS / "small_x4.yaml", [f"degradation.parts={parts}", "degradation.weights=[3, 1, 1]"]
+    )
+    first, second, third = config.degradation.parts
+    assert (first.second_prob, second.jpeg) == (0, (80.0, 100.0))
+    assert third == read_config(CONFIGS / "realsr_x4.yaml").degradation
+    assert config.degradation.weights == (3.0, 1.0, 1.0)

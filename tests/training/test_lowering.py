@@ -19,7 +19,6 @@ from resshift_jax.training.weights import abstract_frozen
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MESH = AbstractMesh((2, 2), AXES, axis_types=(AxisType.Auto,) * 2)
-UNET_PARAMETERS = 118_593_583
 
 
 def placed(tree, spec: P):
@@ -31,17 +30,18 @@ def placed(tree, spec: P):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "settings", "platform", "dtype"),
+    ("name", "settings", "platform", "dtype", "parameters"),
     [
-        ("realsr_x4", [], "tpu", jnp.bfloat16),
-        ("realsr_x4_v3", ["micro_batches=2"], "cuda", jnp.bfloat16),
-        ("realsr_x4_v3", ["batch_size=32"], "cuda", jnp.float32),
+        ("realsr_x4", [], "tpu", jnp.bfloat16, 118_593_583),
+        ("realsr_x4_v3", ["micro_batches=2"], "cuda", jnp.bfloat16, 118_593_583),
+        ("realsr_x4_v3", ["batch_size=32"], "cuda", jnp.float32, 118_593_583),
+        ("small_x4", [], "tpu", jnp.bfloat16, 5_758_765),
     ],
 )
-def test_the_step_lowers(name, settings, platform, dtype):
+def test_the_step_lowers(name, settings, platform, dtype, parameters):
     config = read_config(CONFIGS / f"{name}.yaml", ["mesh.fsdp=2", *settings])
     state = abstract_state(config, MESH)
-    assert sum(leaf.size for leaf in jax.tree.leaves(state.ema)) == UNET_PARAMETERS
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.ema)) == parameters
     arguments = state, placed(abstract_frozen(config), P()), placed(abstract_pairs(config), BATCH)
     exported = jax.export.export(make_step(config, MESH, dtype), platforms=[platform])(*arguments)
     assert exported.nr_devices == 4
@@ -54,7 +54,9 @@ def test_the_step_lowers(name, settings, platform, dtype):
     leaves = jax.tree.leaves(state)
     large = [leaf for leaf in leaves if leaf.sharding.spec != P()]
     assert len(divided) == len(large) > 100
-    assert sum(leaf.size for leaf in large) > 0.99 * sum(leaf.size for leaf in leaves)
+    # Small arrays are not; a small network has more of them.
+    share = 0.99 if parameters > 10**8 else 0.9
+    assert sum(leaf.size for leaf in large) > share * sum(leaf.size for leaf in leaves)
     assert len([a for a in signature.split("%arg") if '"data"' in a]) == 2  # high and low
     assert module.count("stablehlo.all_reduce") >= 1
     if dtype == jnp.float32:  # backwards, too

@@ -16,7 +16,7 @@ import pytest
 from conftest import TINY, TINY_UNET, TINY_VQ, rules_and_shapes
 from file_server import serving
 
-from examples import stand_in
+from benchmarks import stand_in
 from resshift_jax.weights import released, store, torch_file, zoo
 from resshift_jax.weights.fetch import FetchError
 from resshift_jax.weights.mapping import ConversionError, torch_shapes
@@ -305,7 +305,7 @@ class TestWhichRelease:
     @pytest.mark.parametrize(
         ("names", "words"),
         [
-            (["deblur"], "--task deblur: unknown, one of realsrx4, .*, realsr, bicsr$"),
+            (["deblur"], "--task deblur: unknown, one of small, realsrx4, .*, realsr, bicsr$"),
             (["realsrx4", "v4"], "--version v4: unknown for realsrx4, one of v1, v2, v3$"),
             (["realsr", "v4"], "--version v4: unknown for realsrx4, one of v1, v2, v3$"),
             (["faceir", "v1"], "--version v1: unknown for faceir, which has only one$"),

@@ -66,7 +66,7 @@ def test_a_version_settles_the_steps(version, steps):
         ("my_file", "realsrx4", None, r"does not tell.*--version.*v1 \(15 steps\).*v3 \(4 steps\)"),
         ("my_file", "realsrx4", "v4", "--version v4: unknown for realsrx4.*v1, v2, v3"),
         ("my_file", "faceir", "v1", "--version v1: unknown for faceir"),
-        ("my_file", "deblur", None, "--task deblur: unknown, one of realsrx4"),
+        ("my_file", "deblur", None, "--task deblur: unknown, one of small, realsrx4"),
     ],
 )
 def test_names_that_settle_nothing(stem, task, version, message):

@@ -1,10 +1,9 @@
-"""Writes stand-in weights in the released form: python examples/stand_in.py FOLDER.
+"""Stand-in weights in the released form, for the benchmarks and the tests.
 
 Every tensor is a function of its own name and shape, so the network has the released size and runs
-the released way, but nothing was trained: it restores nothing. The tests use the same numbers.
+the released way, but nothing was trained: it restores nothing.
 """
 
-import sys
 import zlib
 from pathlib import Path
 
@@ -53,9 +52,3 @@ def write(folder: Path, file: str, config: ModelConfig) -> None:
     torch_file.write(folder / f"{file}.pth", state_dict(unet))
     if isinstance(config.first_stage, VQConfig):
         torch_file.write(folder / f"{config.first_stage.name}.pth", state_dict(stage))
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    write(folder, "resshift_realsrx4_s15_v2", ModelConfig())
-    print(f"{folder}: stand-in weights, random and untrained, for a first run only")
