@@ -107,10 +107,21 @@ def test_it_restores_a_photograph_that_it_has_not_seen():
     ours, enlarged = restored(), bicubic(low, high)
     before, after = Lpips("alex")([enlarged, ours], [high, high])
     print(f"LPIPS: bicubic {before:.3f}, restored {after:.3f}")
-    assert after <= before - 0.05
-    print(f"PSNR-Y: bicubic {psnr_y(enlarged, high):.2f}, restored {psnr_y(ours, high):.2f}")
-    assert psnr_y(ours, high) >= psnr_y(enlarged, high) - 3
+    assert after <= before - 0.1
     assert np.abs(ours.mean((0, 1)) - high.mean((0, 1))).max() <= 3
+
+
+@pytest.mark.xfail(strict=True, reason="the first model puts in too much texture, see its card")
+@pytest.mark.parametrize("figure", ["PSNR-Y", "LPIPS-VGG"])
+def test_what_its_successor_must_reach(figure):
+    """No more than 1 dB below bicubic, and nearer than it to the photograph as VGG sees it."""
+    high, ours = read(HIGH), restored()
+    enlarged = bicubic(read(LOW), high)
+    if figure == "PSNR-Y":
+        assert psnr_y(ours, high) >= psnr_y(enlarged, high) - 1
+    else:
+        before, after = Lpips("vgg")([enlarged, ours], [high, high])
+        assert after < before
 
 
 def test_there_is_no_grid_of_blocks():
