@@ -105,23 +105,12 @@ def test_a_damaged_file_is_named(tmp_path, monkeypatch, capsys):
 def test_it_restores_a_photograph_that_it_has_not_seen():
     low, high = read(LOW), read(HIGH)
     ours, enlarged = restored(), bicubic(low, high)
-    before, after = Lpips("alex")([enlarged, ours], [high, high])
-    print(f"LPIPS: bicubic {before:.3f}, restored {after:.3f}")
-    assert after <= before - 0.1
+    for network in ("alex", "vgg"):
+        before, after = Lpips(network)([enlarged, ours], [high, high])
+        print(f"LPIPS-{network}: bicubic {before:.3f}, restored {after:.3f}")
+        assert after <= before - (0.2 if network == "alex" else 0.02)
+    assert psnr_y(ours, high) >= psnr_y(enlarged, high) - 1
     assert np.abs(ours.mean((0, 1)) - high.mean((0, 1))).max() <= 3
-
-
-@pytest.mark.xfail(strict=True, reason="the first model puts in too much texture, see its card")
-@pytest.mark.parametrize("figure", ["PSNR-Y", "LPIPS-VGG"])
-def test_what_its_successor_must_reach(figure):
-    """No more than 1 dB below bicubic, and nearer than it to the photograph as VGG sees it."""
-    high, ours = read(HIGH), restored()
-    enlarged = bicubic(read(LOW), high)
-    if figure == "PSNR-Y":
-        assert psnr_y(ours, high) >= psnr_y(enlarged, high) - 1
-    else:
-        before, after = Lpips("vgg")([enlarged, ours], [high, high])
-        assert after < before
 
 
 def test_there_is_no_grid_of_blocks():
@@ -133,7 +122,7 @@ def test_there_is_no_grid_of_blocks():
     )
     print(f"grid: bicubic {of_bicubic:.3f}, restored {ours:.3f}")
     assert of_bicubic > 0.2
-    assert ours <= of_bicubic / 2
+    assert ours <= 0.1
 
 
 def test_detail_is_neither_missing_nor_made_up():

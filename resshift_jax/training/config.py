@@ -27,8 +27,9 @@ class LossConfig:
         mse: squared error of what the network predicts, in the latent.
         mse_weighting: "none", as published, or "bound", by step as in the variational bound.
         lpips_vgg, lpips_alex: of the decoded prediction of x_0, clipped to [-1, 1].
-        vgg_window: side of the window, at a random place of each image, that lpips_vgg compares;
-            None: all of it. Of a small network's step VGG is most of the arithmetic.
+        lpips_window: side of the window, at a random place of each image, that LPIPS compares;
+            None: all of it. AlexNet looks at every fourth pixel, and in whole crops always at the
+            same ones, which a network can then favour: a grid.
         l1: mean absolute error of the decoded prediction, in [-1, 1].
         gradient: mean absolute error of its differences between neighbouring pixels.
         spectrum: mean absolute error of the amplitudes of waves in tiles of 16x16: how strong
@@ -47,7 +48,7 @@ class LossConfig:
     l1: float = 0.0
     gradient: float = 0.0
     spectrum: float = 0.0
-    vgg_window: int | None = None
+    lpips_window: int | None = None
     vgg_weights: str | None = None
     alex_weights: str | None = None
     remat: bool = True
@@ -253,15 +254,14 @@ class TrainingConfig:
         for network in self.loss.networks:
             least = LEAST_SIZE[network]
             require(side >= least, f"data.crop.size: {side} given, LPIPS needs {least} or more")
-        window = self.loss.vgg_window
-        require(
-            window is None or LEAST_SIZE["vgg"] <= window <= side,
-            f"loss.vgg_window: {window} given, {LEAST_SIZE['vgg']} to {side} needed",
-        )
-        require(
-            window is None or bool(self.loss.lpips_vgg),
-            f"loss.vgg_window: {window} given, but loss.lpips_vgg is 0",
-        )
+        window, networks = self.loss.lpips_window, self.loss.networks
+        if window is not None:
+            require(bool(networks), f"loss.lpips_window: {window} given, but no LPIPS has a weight")
+            least = max(LEAST_SIZE[network] for network in networks)
+            require(
+                least <= window <= side,
+                f"loss.lpips_window: {window} given, {least} to {side} needed",
+            )
         paired = isinstance(self.degradation, PairsConfig)
         for i, source in enumerate(self.data.sources):
             require(

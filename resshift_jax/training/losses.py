@@ -50,8 +50,8 @@ def sample_losses(
         pair: sides of the crops as in training; see `Pair`.
         t: (B,) int, steps of the chain.
         noise: (B, h', w', c) float32, standard normal, of the latent's shape.
-        place: (B, 2) float32 in [0, 1), where loss.vgg_window lies, from top left to bottom right;
-            None: in the middle.
+        place: (B, 2) float32 in [0, 1), where loss.lpips_window lies, from top left to bottom
+            right; None: in the middle.
         dtype: of the networks' computation.
 
     Returns:
@@ -77,7 +77,7 @@ def sample_losses(
         if wanted:
             whole = partial(
                 image_terms, frozen,
-                model=model, names=tuple(wanted), dtype=dtype, window=loss.vgg_window,
+                model=model, names=tuple(wanted), dtype=dtype, window=loss.lpips_window,
             )  # fmt: skip
             compare = one_by_one(whole) if loss.remat else whole
             place = jnp.full((len(t), 2), 0.5) if place is None else place
@@ -117,7 +117,7 @@ def image_terms(
 ) -> Terms:
     """What sets the decoded prediction (B, h', w', c) apart from the image (B, H, W, 3).
 
-    VGG compares windows of side `window` at `place`, (B, 2) in [0, 1); None: everything.
+    LPIPS compares windows of side `window` at `place`, (B, 2) in [0, 1); None: everything.
     """
     stage = first_stage(model.first_stage, dtype)
     decoded = stage.apply({"params": frozen["first_stage"]}, z_0, method="decode")
@@ -133,7 +133,7 @@ def image_terms(
             network = name.removeprefix("lpips_")
             distance = partial(LPIPS(network, dtype).apply, {"params": frozen[network]})
             images = jnp.clip(decoded, -1, 1), image
-            if network == "vgg" and window is not None:
+            if window is not None:
                 images = cut(images[0], place, window), cut(images[1], place, window)
             terms[name] = distance(*images)
     return terms

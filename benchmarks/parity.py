@@ -1,0 +1,120 @@
+"""How far this device is from a CPU: python -m benchmarks.parity [--json FILE].
+
+The full-size network with the same weights and inputs, on the CPU in float32 and on JAX's default
+device in float32, at the highest precision, and in bfloat16. Errors are relative, |a - b| / |b| in
+the Euclidean norm; of images also the mean and the greatest difference, in grey levels of 255.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+import resshift_jax
+from benchmarks import stand_in
+from benchmarks.timing import describe_machine, write_json
+from resshift_jax import convert
+from resshift_jax.config import ModelConfig
+from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, matmul_precision
+from resshift_jax.restore import restore
+
+
+@dataclass
+class Row:
+    """A line of the table; mean and greatest difference are of images alone."""
+
+    part: str
+    dtype: str
+    error: float
+    mean_grey: float | None = None
+    max_grey: float | None = None
+
+
+def load(folder: Path) -> resshift_jax.Model:
+    stand_in.write(folder, "resshift_realsrx4_s15_v2", ModelConfig())
+    target = folder / "realsr.safetensors"
+    convert.main([
+        str(folder / "resshift_realsrx4_s15_v2.pth"), str(target),
+        "--first-stage", str(folder / "autoencoder_vq_f4.pth"),
+    ])  # fmt: skip
+    return resshift_jax.load(target, dtype=np.float32)
+
+
+def parts(model: resshift_jax.Model, dtype: DTypeLike) -> dict[str, Callable]:
+    """Name -> a function of the parameters, the LR image and a latent."""
+    config = model.config
+    unet, stage = SwinUNet(config.unet, dtype), first_stage(config.first_stage, dtype)
+    step, keys = jnp.full((1,), 7, jnp.int32), jax.random.split(jax.random.key(2), 1)
+
+    def decode(params, lr, latent, quantize):
+        weights = {"params": params["first_stage"]}
+        return stage.apply(weights, latent, quantize, method="decode")
+
+    def encode(params, lr, latent):
+        image = jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2)
+        return stage.apply({"params": params["first_stage"]}, image, method="encode")
+
+    return {
+        "U-Net step": lambda p, lr, x: unet.apply({"params": p["unet"]}, x, step, lr),
+        "encode": encode,
+        "decode": partial(decode, quantize=True),
+        "decode, unquantized": partial(decode, quantize=False),
+        f"restore, {config.chain.steps} steps": lambda p, lr, x: restore(
+            p, lr, keys, config=config, dtype=dtype
+        ),
+    }
+
+
+def run(function: Callable, dtype: DTypeLike, device: jax.Device, inputs: tuple) -> np.ndarray:
+    with jax.default_device(device), jax.default_matmul_precision(matmul_precision(dtype)):
+        compiled = jax.jit(function, compiler_options=compiler_options(device.platform))
+        return np.asarray(compiled(*jax.device_put(inputs, device)), np.float64)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--size", type=int, default=64, help="side of the LR image, times 64")
+    args = parser.parse_args(argv)
+
+    with TemporaryDirectory() as folder:
+        model = load(Path(folder))
+    rng = np.random.default_rng(0)
+    lr = rng.uniform(-1, 1, (1, args.size, args.size, 3)).astype(np.float32)
+    latent = rng.standard_normal(lr.shape, dtype=np.float32)
+    inputs = (jax.device_get(model.params), lr, latent)
+    cpu, device = jax.devices("cpu")[0], jax.devices()[0]
+
+    rows = []
+    expected = {k: run(f, np.float32, cpu, inputs) for k, f in parts(model, np.float32).items()}
+    for name, dtype in COMPUTE_DTYPES.items():
+        for part, function in parts(model, dtype).items():
+            got, wanted = run(function, dtype, device, inputs), expected[part]
+            row = Row(part, name, float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted)))
+            if got.shape[1] > args.size:
+                grey = np.abs(np.clip(got, -1, 1) - np.clip(wanted, -1, 1)) * 127.5
+                row.mean_grey, row.max_grey = float(grey.mean()), float(grey.max())
+            rows.append(row)
+    summary = {**describe_machine(), "lr_side": args.size, "rows": [asdict(row) for row in rows]}
+    print(f"{summary['device']}, JAX {summary['jax']}, LR image of {args.size}x{args.size}")
+    print(f"{'part':20} {'dtype':9} {'error':>9} {'mean grey':>9} {'max grey':>9}")
+    for row in rows:
+        grey = "" if row.mean_grey is None else f"{row.mean_grey:9.4f} {row.max_grey:9.3f}"
+        print(f"{row.part:20} {row.dtype:9} {row.error:9.1e} {grey}")
+    if args.json:
+        write_json(args.json, summary)
+
+
+if __name__ == "__main__":
+    main()
