@@ -29,7 +29,7 @@ class LossConfig:
         lpips_vgg, lpips_alex: of the decoded prediction of x_0, clipped to [-1, 1].
         lpips_window: side of the window, at a random place of each image, that LPIPS compares;
             None: all of it. AlexNet looks at every fourth pixel, and in whole crops always at the
-            same ones, which a network can then favour: a grid.
+            same ones of each block.
         l1: mean absolute error of the decoded prediction, in [-1, 1].
         gradient: mean absolute error of its differences between neighbouring pixels.
         spectrum: mean absolute error of the amplitudes of waves in tiles of 16x16: how strong
