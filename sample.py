@@ -7,6 +7,7 @@ has a command for each task.
 
 import argparse
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -168,6 +169,8 @@ def require_fit(args: argparse.Namespace, models: list[ModelConfig]) -> None:
 
 
 if __name__ == "__main__":
+    # Batch systems and containers end a run with SIGTERM: it stops as at Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = main()
     if code == 130:
         # What XLA is at cannot be stopped, and would be waited for.

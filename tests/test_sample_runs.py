@@ -128,13 +128,14 @@ def test_one_program_a_shape_of_tiles_and_none_in_the_next_process(photos, out, 
             assert hits == requests >= 2
 
 
-def test_an_interrupted_run_leaves_whole_files_and_goes_on(photos, out, cache, weights):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_whole_files_and_goes_on(photos, out, cache, weights, number):
     for i in range(12):
         save(photos / f"{i}.png", pixels(22, 32, seed=i))
     process = start(photos, out, cache, "--weights", weights)
     for _ in range(3):
         assert " -> " in process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     asked = time.monotonic()
     code, printed, err = finish(process, out)
     print(f"{time.monotonic() - asked:.2f} s")
