@@ -1,20 +1,26 @@
 """A trained model out as one weight file, which sample.py takes: network, first stage, settings.
 
 python -m resshift_jax.training.export runs/realsr_x4 realsr_x4.safetensors
+
+Of several runs and files, where each went on from the same weights, it is the mean of their
+weights, which is often better than any of them (model soups, arXiv 2203.05482):
+
+python -m resshift_jax.training.export runs/a runs/b before.safetensors mean.safetensors
 """
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.settings import ConfigError
 from resshift_jax.training.weights import FIRST_STAGE, read_ema
 from resshift_jax.weights import store
-from resshift_jax.weights.mapping import flatten
+from resshift_jax.weights.mapping import FlatParams, flatten
 
 
 def write_model(
@@ -36,38 +42,72 @@ def write_model(
     store.save(path, model, flat, dtype, notes)
 
 
-def export(run: Path, path: Path, step: int | None = None, dtype: Any = np.float32) -> int:
-    """Writes the EMA of a run's newest sound checkpoint, or of that after `step`; its step.
+def export(
+    sources: Sequence[Path], path: Path, step: int | None = None, dtype: Any = np.float32
+) -> str:
+    """Writes the mean of the weights of runs and of .safetensors files; what they are, in words.
+
+    Of a run it is the EMA of the newest sound checkpoint, or of that after `step`.
 
     Raises:
-        FileNotFoundError: no run there, or no such checkpoint.
+        FileNotFoundError: no run or file there, or no such checkpoint.
+        ValueError: a file that cannot be read, or weights of different models.
         OSError: no checkpoint is sound, or the file cannot be written.
     """
-    found, model, ema = read_ema(run, step)
-    params: dict[str, Any] = {"unet": ema, "first_stage": {}}
+    words, models, weights = zip(*(_read(source, step) for source in sources), strict=True)
+    for source, model, params in zip(sources, models, weights, strict=True):
+        if model != models[0] or not _same(params["first_stage"], weights[0]["first_stage"]):
+            raise ConfigError(
+                f"{source}: not the model and the first stage of {sources[0]}, which a mean needs"
+            )
+    mean = {"unet": _mean([params["unet"] for params in weights])}
+    params = {**mean, "first_stage": weights[0]["first_stage"]}
+    write_model(path, models[0], params, dtype, notes={"weights": "; ".join(words)})
+    return ("the mean of " if len(words) > 1 else "") + "; ".join(words)
+
+
+def _read(source: Path, step: int | None) -> tuple[str, ModelConfig, store.Params]:
+    """What it is, its model and its weights."""
+    if source.suffix == ".safetensors":
+        return (source.name, *store.load(source))
+    found, model, ema = read_ema(source, step)
+    params: store.Params = {"unet": ema, "first_stage": {}}
     if isinstance(model.first_stage, VQConfig):
-        if not (run / FIRST_STAGE).is_file():
-            raise FileNotFoundError(f"{run / FIRST_STAGE}: not there, the first stage of that run")
-        params["first_stage"] = store.read_tensors(run / FIRST_STAGE)
-    write_model(path, model, params, dtype, notes={"step": str(found)})
-    return found
+        if not (source / FIRST_STAGE).is_file():
+            raise FileNotFoundError(
+                f"{source / FIRST_STAGE}: not there, the first stage of that run"
+            )
+        params["first_stage"] = store.read_tensors(source / FIRST_STAGE)
+    return f"the EMA of {source.name} after {found} steps", model, params
+
+
+def _mean(weights: Sequence[FlatParams]) -> FlatParams:
+    return {
+        name: np.mean([np.asarray(flat[name], np.float32) for flat in weights], axis=0)
+        for name in weights[0]
+    }
+
+
+def _same(one: FlatParams, other: FlatParams) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, help="the folder of a run")
-    parser.add_argument("path", type=Path, help="the .safetensors to write")
-    parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
-    parser.add_argument("--dtype", choices=store.STORAGE_DTYPES, default="float32")
+    add = parser.add_argument
+    add("source", type=Path, nargs="+", help="the folder of a run, or a .safetensors")
+    add("path", type=Path, help="the .safetensors to write")
+    add("--step", type=int, help="of the checkpoint of each run (default: the newest)")
+    add("--dtype", choices=store.STORAGE_DTYPES, default="float32")
     args = parser.parse_args(argv)
     try:
-        step = export(args.run, args.path, args.step, store.STORAGE_DTYPES[args.dtype])
+        words = export(args.source, args.path, args.step, store.STORAGE_DTYPES[args.dtype])
     except (OSError, ValueError) as e:
         print(f"error: {e}", file=sys.stderr)
         return 1
-    print(f"{args.path}: the EMA of {args.run} after {step} steps")
+    print(f"{args.path}: {words}")
     return 0
 
 

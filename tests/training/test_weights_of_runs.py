@@ -121,7 +121,8 @@ def test_what_is_exported_is_sampled_from(file, run, tmp_path, capsys):
     original = store.load(file)[1]
     for part in ("unet", "first_stage"):
         assert_same(params[part], original[part])
-    assert store.load_notes(tmp_path / "out.safetensors")["step"] == "7"
+    notes = store.load_notes(tmp_path / "out.safetensors")
+    assert notes == {"weights": f"the EMA of {run.name} after 7 steps"}
 
     assert export.main([str(run), str(tmp_path / "half.safetensors"), "--dtype", "bfloat16"]) == 0
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("out", "half")]
@@ -134,10 +135,44 @@ def test_what_is_exported_is_sampled_from(file, run, tmp_path, capsys):
     assert Image.open(tmp_path / "results" / "grey.png").size == (16, 16)
 
 
+def test_the_mean_of_a_run_and_of_files_is_exported(file, run, tmp_path, capsys):
+    model, params = store.load(file)
+    other = {name: value + 1 for name, value in params["unet"].items()}
+    moved = tmp_path / "moved.safetensors"
+    store.save(moved, model, {**params, "unet": other})
+    target = tmp_path / "mean.safetensors"
+    assert export.main(list(map(str, [run, moved, moved, target]))) == 0
+    words = f"the EMA of {run.name} after 7 steps; moved.safetensors; moved.safetensors"
+    assert capsys.readouterr().out == f"{target}: the mean of {words}\n"
+    assert store.load_notes(target) == {"weights": words}
+    mean = store.load(target)[1]
+    for name, value in params["unet"].items():
+        np.testing.assert_allclose(mean["unet"][name], value + 2 / 3, rtol=1e-6, atol=1e-6)
+    assert_same(mean["first_stage"], params["first_stage"])
+
+
+def test_no_mean_of_different_models(file, run, tmp_path, capsys):
+    model, params = store.load(file)
+    steps, stage = tmp_path / "steps.safetensors", tmp_path / "stage.safetensors"
+    store.save(steps, replace(model, chain=replace(model.chain, steps=5)), params)
+    moved = {name: value + 1 for name, value in params["first_stage"].items()}
+    store.save(stage, model, {**params, "first_stage": moved})
+    target = tmp_path / "mean.safetensors"
+    for other in (steps, stage):
+        assert export.main(list(map(str, [file, run, other, target]))) == 1
+        said = capsys.readouterr().err
+        assert said == (
+            f"error: {other}: not the model and the first stage of {file}, which a mean needs\n"
+        )
+        assert not target.exists()
+
+
 def test_export_of_nothing(run, tmp_path, capsys):
     target = str(tmp_path / "out.safetensors")
     assert export.main([str(tmp_path), target]) == 1
     assert "no checkpoints there" in capsys.readouterr().err
+    assert export.main([str(tmp_path / "no.safetensors"), target]) == 1
+    assert "no.safetensors: no such file" in capsys.readouterr().err
     assert export.main([str(run), target, "--step", "8"]) == 1
     assert "no checkpoint of step 8; there: 7" in capsys.readouterr().err
     assert not Path(target).exists()
