@@ -12,23 +12,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from PIL import Image
 
 from benchmarks.degradation import SETTINGS
+from benchmarks.quality import bicubic, read
 from benchmarks.timing import write_json
 from resshift_jax.data.degrade import degrade
 from resshift_jax.metrics import psnr_y, rgb_to_y
 from resshift_jax.platform import compiler_options
 
 
-def read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
-
-
 def bicubic_psnr(low: np.ndarray, high: np.ndarray) -> float:
-    size = high.shape[1], high.shape[0]
-    return psnr_y(np.asarray(Image.fromarray(low).resize(size, Image.Resampling.BICUBIC)), high)
+    return psnr_y(bicubic(low, high), high)
 
 
 def gradient_energy(low: np.ndarray, high: np.ndarray) -> float:
@@ -59,15 +53,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
 
-    paths = sorted(args.high.glob("*.png"))
-    absent = [path.name for path in paths if not (args.low / path.name).is_file()]
-    if not paths or absent:
-        parser.error(
-            f"{args.low}: no {absent[0]}, which {args.high} has" if absent
-            else f"{args.high}: no PNG images there"
-        )  # fmt: skip
-    highs = np.stack([read(path) for path in paths])
-    given = measure(np.stack([read(args.low / path.name) for path in paths]), highs)
+    try:
+        originals = read(args.high)
+        low = read(args.low, list(originals))
+    except OSError as e:
+        parser.error(str(e))
+    if not originals:
+        parser.error(f"{args.high}: no PNG files")
+    highs = np.stack(list(originals.values()))
+    given = measure(np.stack(list(low.values())), highs)
     program = jax.jit(
         partial(degrade, config=SETTINGS[args.setting]), compiler_options=compiler_options()
     )

@@ -36,7 +36,12 @@ def stacked(pictures: list[Image.Image]) -> Image.Image:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("usage: python examples/picture.py LOW RESTORED OUT")
     low, restored, out = map(Path, sys.argv[1:])
-    names = sorted(path for path in low.iterdir() if path.suffix in (".jpg", ".png"))
-    picture = stacked([pair(path, restored / f"{path.stem}.png") for path in names])
-    picture.save(out, quality=92)
+    try:
+        names = sorted(path for path in low.iterdir() if path.suffix in (".jpg", ".png"))
+        picture = stacked([pair(path, restored / f"{path.stem}.png") for path in names])
+        picture.save(out, quality=92)
+    except OSError as e:
+        sys.exit(f"error: {e}")
