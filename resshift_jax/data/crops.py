@@ -33,7 +33,7 @@ def crop_pair(
     elif config.method == "resized":
         high = _random(resize_short_side(high, config.size), rng, config.size)
     else:
-        high = _random(_padded(high, config.size), rng, config.size)
+        high = _reduced(high, rng, config.size, config.max_reduction)
     which = _draw_flip(rng, config.flips)
     return _flipped(high, which), None if low is None else _flipped(low, which)
 
@@ -43,6 +43,11 @@ def check_pairs_can_be_cropped(config: CropConfig, scale: int) -> None:
     if config.method != "random":
         raise InputError(
             f'data.crop.method: {config.method!r} given, but pairs must keep their pixels: "random"'
+        )
+    if config.max_reduction != 1:
+        raise InputError(
+            f"data.crop.max_reduction: {config.max_reduction} given, but pairs must keep their "
+            f"pixels: 1"
         )
     if config.size % scale:
         raise InputError(
@@ -67,6 +72,16 @@ def _random_pair(
     low = low[top : top + size // scale, left : left + size // scale]
     top, left = top * scale, left * scale
     return high[top : top + size, left : left + size], low
+
+
+def _reduced(
+    image: np.ndarray, rng: np.random.Generator, size: int, max_reduction: float
+) -> np.ndarray:
+    image = _padded(image, size)
+    if max_reduction == 1:
+        return _random(image, rng, size)
+    largest = min(int(size * max_reduction), *image.shape[:2])
+    return reduce_by_area(_random(image, rng, int(rng.integers(size, largest + 1))), size)
 
 
 def _square(image: np.ndarray, rng: np.random.Generator, size: int) -> np.ndarray:

@@ -63,11 +63,15 @@ class CropConfig:
             averages; "resized" resizes the short side to `size`, bicubically, and crops at a random
             place; "random" crops at a random place. Images that are too small are mirrored.
         flips: "horizontal" mirrors half of the images, "dihedral" turns, too: all eight ways.
+        max_reduction: for "random", squares of up to this many times `size` are cut, drawn
+            uniformly, and reduced by area averages; 1: none is. It shows the network more scales
+            than the images have, and sharper pixels where they are soft.
     """
 
     method: Literal["square", "resized", "random"] = "square"
     size: int = 256
     flips: Literal["none", "horizontal", "dihedral"] = "horizontal"
+    max_reduction: float = 1.0
 
     def __post_init__(self):
         require_positive("data.crop", self, "size")
@@ -80,6 +84,15 @@ class CropConfig:
                 value in known,
                 f"data.crop.{name}: {value!r} given, one of {', '.join(known)} needed",
             )
+        require(
+            1 <= self.max_reduction < math.inf,
+            f"data.crop.max_reduction: {self.max_reduction} given, 1 or more needed",
+        )
+        require(
+            self.max_reduction == 1 or self.method == "random",
+            f"data.crop.max_reduction: {self.max_reduction} given, but the method "
+            f'{self.method!r} has a size of its own to reduce: 1 or "random" needed',
+        )
 
 
 @dataclass(frozen=True)

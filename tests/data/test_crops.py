@@ -92,6 +92,20 @@ def test_a_square_of_the_short_side_is_reduced():
     assert np.all(np.diff(found[0, :, 1].astype(int)) == 2)
 
 
+@pytest.mark.parametrize(("height", "width", "largest"), [(60, 90, 40), (32, 90, 32)])
+def test_larger_squares_are_reduced(height, width, largest):
+    """Of 16 to 40 pixels, each side as often; 32 is all that the second image has."""
+    size = 16
+    config = CropConfig("random", size, "none", max_reduction=2.5)
+    found = np.stack([crop(places(height, width), config, seed) for seed in range(DRAWS)])
+    first, last = found[:, 0, 0, :2].astype(float), found[:, -1, -1, :2].astype(float)
+    # A pixel has the mean of its area, so the outermost are size - 1 areas apart; and is rounded.
+    sides = (last - first).mean(1) * size / (size - 1)
+    assert_even(sides, (size - 1, largest + 1))
+    assert np.all(first.min(0) <= 2)
+    assert np.all(last.max(0) >= np.array([height, width]) - 4)
+
+
 @pytest.mark.parametrize("method", ["random", "square"])
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 7), (40, 9)])
 def test_small_images_are_mirrored_without_repeating_the_edge(method, height, width):
@@ -158,12 +172,16 @@ def test_pairs_that_cannot_be_cropped_alike_are_refused():
         crop_pair(high, low, rng, CropConfig("square", 32), 4)
     with pytest.raises(InputError, match=r"data.crop.size: 30 given.*multiple of the scale \(4\)"):
         crop_pair(high, low, rng, CropConfig("random", 30), 4)
+    with pytest.raises(InputError, match=r"data.crop.max_reduction: 2 given.*keep their pixels"):
+        crop_pair(high, low, rng, CropConfig("random", 32, max_reduction=2), 4)
 
 
-@pytest.mark.parametrize("method", ["random", "resized", "square"])
-def test_the_same_generator_the_same_crop(method):
+@pytest.mark.parametrize(
+    ("method", "reduction"), [("random", 1), ("random", 2), ("resized", 1), ("square", 1)]
+)
+def test_the_same_generator_the_same_crop(method, reduction):
     image = noise(50, 70)
-    config = CropConfig(method, 32, "dihedral")
+    config = CropConfig(method, 32, "dihedral", reduction)
     first, again = crop(image, config, 5), crop(image, config, 5)
     assert first.flags.c_contiguous
     assert first.dtype == np.uint8

@@ -1,5 +1,6 @@
 """Sets of images as users have them: folders, lists, pairs, and TensorFlow Datasets."""
 
+import math
 import pickle
 import re
 import shutil
@@ -157,6 +158,12 @@ def test_a_damaged_file_of_a_pair_is_unreadable(tmp_path):
         (lambda: CropConfig(size=0), "data.crop.size: 0 given, must be positive"),
         (lambda: CropConfig("centre"), "data.crop.method: 'centre' given, one of square, resized"),
         (lambda: CropConfig(flips="all"), "data.crop.flips: 'all' given"),
+        (lambda: CropConfig("random", max_reduction=0.5), "data.crop.max_reduction: 0.5 given, 1"),
+        (
+            lambda: CropConfig("random", max_reduction=math.nan),
+            "data.crop.max_reduction: nan given",
+        ),
+        (lambda: CropConfig(max_reduction=2), "data.crop.max_reduction: 2 given, but the method"),
         (lambda: InputConfig(threads=0), "data.threads: 0 given, must be positive"),
         (lambda: InputConfig(workers=-1), "data.workers: -1 given"),
         (lambda: InputConfig(max_unreadable=1.5), "data.max_unreadable: 1.5 given"),
