@@ -51,17 +51,20 @@ def export(
 
     Raises:
         FileNotFoundError: no run or file there, or no such checkpoint.
-        ValueError: a file that cannot be read, or weights of different models.
+        ValueError: a file that cannot be read, weights of different models, or a path that is no
+            .safetensors.
         OSError: no checkpoint is sound, or the file cannot be written.
     """
+    if path.suffix != ".safetensors":  # perhaps the last run, and no path
+        raise ValueError(f"{path}: cannot be written, name a .safetensors file")
     words, models, weights = zip(*(_read(source, step) for source in sources), strict=True)
     for source, model, params in zip(sources, models, weights, strict=True):
         if model != models[0] or not _same(params["first_stage"], weights[0]["first_stage"]):
             raise ConfigError(
                 f"{source}: not the model and the first stage of {sources[0]}, which a mean needs"
             )
-    mean = {"unet": _mean([params["unet"] for params in weights])}
-    params = {**mean, "first_stage": weights[0]["first_stage"]}
+    unet = _mean([params["unet"] for params in weights])
+    params = {"unet": unet, "first_stage": weights[0]["first_stage"]}
     write_model(path, models[0], params, dtype, notes={"weights": "; ".join(words)})
     return ("the mean of " if len(words) > 1 else "") + "; ".join(words)
 

@@ -173,6 +173,8 @@ def test_export_of_nothing(run, tmp_path, capsys):
     assert "no checkpoints there" in capsys.readouterr().err
     assert export.main([str(tmp_path / "no.safetensors"), target]) == 1
     assert "no.safetensors: no such file" in capsys.readouterr().err
+    assert export.main([target, str(run)]) == 1
+    assert f"{run}: cannot be written, name a .safetensors file" in capsys.readouterr().err
     assert export.main([str(run), target, "--step", "8"]) == 1
     assert "no checkpoint of step 8; there: 7" in capsys.readouterr().err
     assert not Path(target).exists()
