@@ -16,16 +16,16 @@ from typing import get_args
 import jax
 
 import resshift_jax
+from resshift_jax.cli.progress import Report, show
 from resshift_jax.config import ModelConfig
-from resshift_jax.folders import find_files, share_of
-from resshift_jax.images import FORMATS
-from resshift_jax.pipeline import restore_files
+from resshift_jax.image_io.folders import find_files, share_of
+from resshift_jax.image_io.photo import FORMATS
+from resshift_jax.inference.batching import Settings
+from resshift_jax.inference.files import restore_files
+from resshift_jax.inference.programs import keep_programs
+from resshift_jax.inference.tiles import Blend
 from resshift_jax.platform import COMPUTE_DTYPES, start
-from resshift_jax.programs import keep_programs
-from resshift_jax.progress import Report, show
-from resshift_jax.sampler import Settings
 from resshift_jax.schedule import make_schedule
-from resshift_jax.tiles import Blend
 from resshift_jax.weights.bundled import bundled_config
 from resshift_jax.weights.load import cache_dir
 from resshift_jax.weights.zoo import ALIASES, BUNDLED, TASKS, find_releases

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import jax
 
-from resshift_jax.data.input_config import SourceConfig
+from resshift_jax.cli.progress import show
+from resshift_jax.data.config import SourceConfig
+from resshift_jax.inference.programs import keep_programs
 from resshift_jax.platform import start
-from resshift_jax.programs import keep_programs
-from resshift_jax.progress import show
 from resshift_jax.weights.load import cache_dir
 
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     # Only here, so that a package that is missing is told as any other error.
     from resshift_jax.training.config_file import read_config
     from resshift_jax.training.dry_run import describe
-    from resshift_jax.training.loop import Run
+    from resshift_jax.training.run import Run
     from resshift_jax.training.stop import Stop
 
     config = read_config(args.config, args.settings)

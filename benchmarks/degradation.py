@@ -27,13 +27,13 @@ from benchmarks.timing import (
     timed,
     write_json,
 )
-from resshift_jax.data.blur import blur
-from resshift_jax.data.canvas import Canvas, for_each_image, from_image, on_canvas
-from resshift_jax.data.config import TEST_SET, DegradationConfig
-from resshift_jax.data.degrade import SMALLER_CANVASES, Draws, degrade, draw
-from resshift_jax.data.jpeg import compress
-from resshift_jax.data.noise import add_noise
-from resshift_jax.data.random_resize import resize_by, resize_to
+from resshift_jax.degradation.config import TEST_SET, DegradationConfig
+from resshift_jax.degradation.ops.blur import blur
+from resshift_jax.degradation.ops.canvas import Canvas, for_each_image, from_image, on_canvas
+from resshift_jax.degradation.ops.jpeg import compress
+from resshift_jax.degradation.ops.noise import add_noise
+from resshift_jax.degradation.ops.resize import resize_by, resize_to
+from resshift_jax.degradation.real_esrgan import SMALLER_CANVASES, Draws, degrade, draw
 from resshift_jax.platform import compiler_options
 
 SETTINGS = {"training": DegradationConfig(), "test": TEST_SET}

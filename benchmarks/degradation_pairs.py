@@ -16,8 +16,8 @@ import numpy as np
 from benchmarks.degradation import SETTINGS
 from benchmarks.quality import bicubic, read
 from benchmarks.timing import write_json
-from resshift_jax.data.degrade import degrade
-from resshift_jax.metrics import psnr_y, rgb_to_y
+from resshift_jax.degradation.real_esrgan import degrade
+from resshift_jax.evaluation.metrics import psnr_y, rgb_to_y
 from resshift_jax.platform import compiler_options
 
 

@@ -18,14 +18,14 @@ import numpy as np
 from jax.typing import DTypeLike
 
 import resshift_jax
-from benchmarks import stand_in
 from benchmarks.timing import describe_machine, write_json
-from resshift_jax import convert
+from resshift_jax.cli import convert
 from resshift_jax.config import ModelConfig
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, matmul_precision
 from resshift_jax.restore import restore
+from resshift_jax.weights import stand_in
 
 
 @dataclass

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.timing import write_json
-from resshift_jax.metrics import Lpips, psnr_y, ssim_y
+from resshift_jax.evaluation.metrics import Lpips, psnr_y, ssim_y
 
 BLOCK = 4
 BANDS = (0.0625, 0.125, 0.1875, 0.25, 0.375)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import resshift_jax
-from benchmarks import stand_in
 from benchmarks.timing import (
     MATMUL_SIDE,
     describe_machine,
@@ -27,13 +26,14 @@ from benchmarks.timing import (
     timed,
     write_json,
 )
-from resshift_jax import convert
+from resshift_jax.cli import convert
 from resshift_jax.config import ModelConfig
-from resshift_jax.folders import File
-from resshift_jax.images import Photo, write_photo
+from resshift_jax.image_io.folders import File
+from resshift_jax.image_io.photo import Photo, write_photo
+from resshift_jax.inference.batching import Settings
+from resshift_jax.inference.files import Outcome, restore_files
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.unet import SwinUNet
-from resshift_jax.pipeline import Outcome, restore_files
 from resshift_jax.platform import (
     COMPUTE_DTYPES,
     compiler_options,
@@ -41,7 +41,7 @@ from resshift_jax.platform import (
     matmul_precision,
 )
 from resshift_jax.restore import restore
-from resshift_jax.sampler import Settings
+from resshift_jax.weights import stand_in
 
 FEW_STEPS = 4  # of what takes many images or tiles
 

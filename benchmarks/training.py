@@ -28,7 +28,7 @@ from benchmarks.timing import (
     timed,
     write_json,
 )
-from resshift_jax.data.input_config import SourceConfig
+from resshift_jax.data.config import SourceConfig
 from resshift_jax.data.loader import Loader
 from resshift_jax.flops import peak_flops
 from resshift_jax.training.config import TrainingConfig

@@ -9,7 +9,7 @@ The parts are pure functions: `restore`, the chain in `chain`, the networks in `
 
 from resshift_jax.chain import Chain, make_chain
 from resshift_jax.config import ChainConfig, ModelConfig, UNetConfig, VQConfig
-from resshift_jax.model import Model, load
+from resshift_jax.inference.model import Model, load
 from resshift_jax.restore import restore
 
 __all__ = [

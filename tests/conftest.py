@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import stand_in
 from resshift_jax.config import ModelConfig, UNetConfig, VQConfig
 from resshift_jax.nn.autoencoder import VQAutoencoder
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.platform import compiler_options
-from resshift_jax.weights import store, torch_file, zoo
+from resshift_jax.weights import stand_in, store, zoo
 from resshift_jax.weights.mapping import (
     first_stage_shapes,
     to_ours,
@@ -25,6 +24,7 @@ from resshift_jax.weights.mapping import (
     unflatten,
     vq_rules,
 )
+from resshift_jax.weights.torch import file as torch_file
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from resshift_jax.data.canvas import Canvas
+from resshift_jax.degradation.ops.canvas import Canvas
 
 
 def assert_share(happened, probability: float) -> None:

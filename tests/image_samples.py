@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from resshift_jax.images import (
+from resshift_jax.image_io.photo import (
     ImageFileError,
     read_photo,
     write_photo,

@@ -20,7 +20,7 @@ from PIL import Image
 import resshift_jax
 import sample
 from benchmarks.quality import band_powers, bicubic, step_ratios
-from resshift_jax.metrics import Lpips, psnr_y
+from resshift_jax.evaluation.metrics import Lpips, psnr_y
 from resshift_jax.training.config_file import read_config
 from resshift_jax.weights import store
 from resshift_jax.weights.bundled import PATH, bundled_config
@@ -84,7 +84,7 @@ def test_the_command_uses_it_without_cache_or_network(tmp_path, monkeypatch, cap
     def fail(*args, **kwargs):
         raise AssertionError("a published model is asked for")
 
-    monkeypatch.setattr("resshift_jax.model.load_released", fail)
+    monkeypatch.setattr("resshift_jax.inference.model.load_released", fail)
     out = tmp_path / "out"
     assert sample.main(["-i", str(LOW), "-o", str(out), *options]) == 0
     np.testing.assert_array_equal(read(out / LOW.name), restored())

@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import pytest
 
 from resshift_jax.config import ModelConfig
-from resshift_jax.data.config import (
+from resshift_jax.degradation.config import (
     TEST_SET,
     DegradationConfig,
     FaceDegradationConfig,
     MaskConfig,
     MixtureConfig,
 )
-from resshift_jax.data.degrade import degrade, degrade_mixed
-from resshift_jax.data.faces import degrade_faces
-from resshift_jax.data.masks import draw_mask
+from resshift_jax.degradation.faces import degrade_faces
+from resshift_jax.degradation.masks import draw_mask
+from resshift_jax.degradation.real_esrgan import degrade, degrade_mixed
+from resshift_jax.inference.programs import Tiles, restore_tiles
 from resshift_jax.nn.lpips import LPIPS
-from resshift_jax.programs import Tiles, restore_tiles
 from resshift_jax.weights.bundled import bundled_config
 from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes, unflatten
 from resshift_jax.weights.zoo import released_config

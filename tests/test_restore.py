@@ -12,8 +12,8 @@ from conftest import TINY, TINY_INPAINTING, assert_close, jit, save_model
 
 import resshift_jax
 from resshift_jax.config import ModelConfig, PixelConfig, SpaceToDepthConfig
+from resshift_jax.inference.batching import Settings
 from resshift_jax.restore import restore
-from resshift_jax.sampler import Settings
 
 PIXELS = ModelConfig("own", 1, TINY.chain, TINY.unet, PixelConfig())
 BLOCKS = ModelConfig(

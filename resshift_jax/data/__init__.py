@@ -1,1 +1,1 @@
-"""Training data: photographs in, pairs of a low-quality and a high-quality image out."""
+"""Where training images come from: names of sets in, batches of crops out."""

@@ -1,395 +1,126 @@
-"""What a degradation may say: frozen dataclasses of probabilities and ranges, with their checks.
-
-The defaults are the published training setting; `TEST_SET` is that of ImageNet-Test.
-"""
+"""What may be said of the images to train with: frozen dataclasses, with their checks."""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from resshift_jax.settings import require, require_positive
 
-Range = tuple[float, float]
-"""Least and greatest value of what is drawn evenly."""
+TFDS_PREFIX = "tfds:"
 
 
-def _require_ranges(group: str, config: Any, *names: str, most: float = math.inf) -> None:
-    """Raises ConfigError unless these are two finite numbers each, ordered, from 0 to `most`."""
-    for name in names:
-        value = getattr(config, name)
-        require(
-            len(value) == 2 and 0 <= value[0] <= value[1] <= most and value[1] < math.inf,
-            f"{group}.{name}: {value} given, two numbers from 0 on needed, the smaller one first"
-            + (f", at most {most:.4g}" if most < math.inf else ""),
-        )
-
-
-def _require_probabilities(group: str, config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(0 <= value <= 1, f"{group}.{name}: {value} given, a probability needed")
-
-
-def _require_shares(group: str, config: Any, *names: str, others: bool = False) -> None:
-    """Raises ConfigError unless these are probabilities of sum 1, or less if there are others."""
-    _require_probabilities(group, config, *names)
-    found = sum(getattr(config, name) for name in names)
-    require(
-        found <= 1 + 1e-6 and (others or found >= 1 - 1e-6),
-        f"{group}: {', '.join(names)} sum to {found:g}, {'at most 1' if others else '1'} needed",
-    )
-
-
-def _require_sizes(group: str, config: Any) -> None:
-    _require_ranges(group, config, "sizes")
-    require(
-        all(size % 2 == 1 for size in config.sizes),
-        f"{group}.sizes: {config.sizes} given, odd numbers needed",
-    )
+class InputError(ValueError):
+    """Images that cannot be trained with as the configuration says; one line, which says why."""
 
 
 @dataclass(frozen=True)
-class SincConfig:
-    """A sinc filter, which rings: the ideal low-pass filter of a circle of frequencies.
+class SourceConfig:
+    """One set of images, or of pairs of images.
 
     Attributes:
-        prob: that an image is filtered.
-        sizes: least and greatest side of the kernel, odd; all odd ones between are as likely.
-        cutoff: greatest frequency that passes, in radians a pixel.
+        path: a folder, with its sub-folders; a text file that lists images, one a line, by paths
+            from its own folder; or `tfds:NAME[/SPLIT]`, a prepared set of TensorFlow Datasets,
+            as tfds:div2k/bicubic_x4/train[:50%].
+        low: folder with the low-quality image of each, under the same name.
+        weight: how often its images are seen, beside the weights of the other sources; None: their
+            number, so that each image of all sources is seen equally often.
+        data_dir: where TensorFlow Datasets has its sets; None: its own default.
     """
 
-    prob: float = 0.8
-    sizes: tuple[int, int] = (3, 13)
-    cutoff: Range = (math.pi / 3, math.pi)
+    path: str
+    low: str | None = None
+    weight: float | None = None
+    data_dir: str | None = None
 
     def __post_init__(self):
-        _require_probabilities("sinc", self, "prob")
-        _require_sizes("sinc", self)
-        require_positive("sinc", self, "cutoff")
-        _require_ranges("sinc", self, "cutoff", most=math.pi)
-
-
-@dataclass(frozen=True)
-class BlurConfig:
-    """A blur with a kernel of random kind, size and form.
-
-    Attributes:
-        prob: that an image is blurred.
-        sizes: least and greatest side of the kernel, odd; all odd ones between are as likely.
-        sinc: probability of a sinc kernel; the six kinds share the rest.
-        sinc_cutoff, sinc_cutoff_wide: its cut-off in radians a pixel, for sides below `wide` and
-            from there on.
-        isotropic .. plateau_anisotropic: probabilities of the kinds, 1 in sum.
-        sigma: in pixels, drawn for each axis apart; isotropic kernels have one.
-        generalized_shape, plateau_shape: the exponent b, half of the draws below and half above 1.
-    """
-
-    prob: float = 1.0
-    sizes: tuple[int, int] = (3, 19)
-    sinc: float = 0.1
-    sinc_cutoff: Range = (math.pi / 3, math.pi)
-    sinc_cutoff_wide: Range = (math.pi / 5, math.pi)
-    wide: int = 13
-    isotropic: float = 0.45
-    anisotropic: float = 0.25
-    generalized_isotropic: float = 0.12
-    generalized_anisotropic: float = 0.03
-    plateau_isotropic: float = 0.12
-    plateau_anisotropic: float = 0.03
-    sigma: Range = (0.2, 3.0)
-    generalized_shape: Range = (0.5, 4.0)
-    plateau_shape: Range = (1.0, 2.0)
-
-    def __post_init__(self):
-        _require_probabilities("blur", self, "prob", "sinc")
-        _require_sizes("blur", self)
-        require_positive("blur", self, "sinc_cutoff", "sinc_cutoff_wide", "sigma")
-        _require_ranges("blur", self, "sinc_cutoff", "sinc_cutoff_wide", most=math.pi)
-        _require_ranges("blur", self, "sigma")
-        for name in ("generalized_shape", "plateau_shape"):
-            require_positive("blur", self, name)
-            _require_ranges("blur", self, name)
-            low, high = getattr(self, name)
-            require(low <= 1 <= high, f"blur.{name}: {low} to {high} given, must contain 1")
-        _require_shares(
-            "blur", self, "isotropic", "anisotropic", "generalized_isotropic",
-            "generalized_anisotropic", "plateau_isotropic", "plateau_anisotropic",
-        )  # fmt: skip
-
-    @property
-    def kinds(self) -> tuple[float, ...]:
-        """The probabilities of the six kinds, in the order of the attributes."""
-        return (
-            self.isotropic, self.anisotropic, self.generalized_isotropic,
-            self.generalized_anisotropic, self.plateau_isotropic, self.plateau_anisotropic,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ResizeConfig:
-    """A resizing by a random factor, with one of three interpolations.
-
-    Attributes:
-        up_prob, down_prob: that the image grows, that it shrinks; the rest keeps its size.
-        up, down: the factor.
-    """
-
-    up_prob: float = 0.2
-    down_prob: float = 0.7
-    up: Range = (1.0, 1.5)
-    down: Range = (0.15, 1.0)
-
-    def __post_init__(self):
-        _require_shares("resize", self, "up_prob", "down_prob", others=True)
-        require_positive("resize", self, "up", "down")
-        _require_ranges("resize", self, "up", "down")
-        require(self.up[0] >= 1, f"resize.up: {self.up} given, factors of at least 1 needed")
-        require(self.down[1] <= 1, f"resize.down: {self.down} given, factors of at most 1 needed")
-
-    @property
-    def greatest(self) -> float:
-        """The greatest factor that can be drawn."""
-        return self.up[1] if self.up_prob > 0 else 1.0
-
-
-@dataclass(frozen=True)
-class NoiseConfig:
-    """Gaussian or Poisson noise.
-
-    Attributes:
-        gaussian_prob: of Gaussian noise, Poisson noise otherwise.
-        gaussian_sigma: standard deviation, in grey levels of 255.
-        poisson_scale: factor of the deviation from the image.
-        grey_prob: that the three channels share their noise.
-    """
-
-    gaussian_prob: float = 0.5
-    gaussian_sigma: Range = (1.0, 30.0)
-    poisson_scale: Range = (0.05, 3.0)
-    grey_prob: float = 0.4
-
-    def __post_init__(self):
-        _require_probabilities("noise", self, "gaussian_prob", "grey_prob")
-        _require_ranges("noise", self, "gaussian_sigma", "poisson_scale")
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """Blur, resizing and noise, in this order."""
-
-    blur: BlurConfig = BlurConfig()
-    resize: ResizeConfig = ResizeConfig()
-    noise: NoiseConfig = NoiseConfig()
-
-
-def _require_qualities(group: str, config: Any, *names: str) -> None:
-    _require_ranges(group, config, *names)
-    for name in names:
-        low, high = getattr(config, name)
-        require(low >= 1 and high <= 100, f"{group}.{name}: {low} to {high} given, 1 to 100 needed")
-
-
-@dataclass(frozen=True)
-class DegradationConfig:
-    """The second-order degradation of Real-ESRGAN (arXiv 2107.10833).
-
-    Attributes:
-        scale: side of the image over the side of its low-quality version.
-        first, first_jpeg: the first stage, and the quality of the JPEG after it.
-        second_prob: that there is a second stage.
-        second: it; its resizing is by a factor of the low-quality size.
-        sinc: the last filter, once the image has its low-quality size.
-        jpeg: quality of the last JPEG.
-        jpeg_first_prob: that it comes before the image gets that size, and not after the filter.
-    """
-
-    kind: Literal["real_esrgan"] = "real_esrgan"
-    scale: int = 4
-    first: StageConfig = StageConfig()
-    first_jpeg: Range = (30.0, 95.0)
-    second_prob: float = 0.5
-    second: StageConfig = StageConfig(
-        blur=BlurConfig(prob=0.8, sizes=(3, 13), sigma=(0.2, 1.5)),
-        resize=ResizeConfig(up_prob=0.3, down_prob=0.4, up=(1.0, 1.2), down=(0.3, 1.0)),
-        noise=NoiseConfig(gaussian_sigma=(1.0, 25.0), poisson_scale=(0.05, 2.5)),
-    )
-    sinc: SincConfig = SincConfig()
-    jpeg: Range = (30.0, 95.0)
-    jpeg_first_prob: float = 0.5
-
-    def __post_init__(self):
-        require(self.scale >= 1, f"degradation.scale: {self.scale} given, must be at least 1")
-        _require_probabilities("degradation", self, "second_prob", "jpeg_first_prob")
-        _require_qualities("degradation", self, "first_jpeg", "jpeg")
-
-
-TEST_SET = DegradationConfig(
-    first=StageConfig(
-        blur=BlurConfig(
-            sizes=(3, 11), sigma=(0.2, 0.8), isotropic=0.6, anisotropic=0.4,
-            generalized_isotropic=0, generalized_anisotropic=0, plateau_isotropic=0,
-            plateau_anisotropic=0,
-        ),
-        resize=ResizeConfig(down=(0.5, 1.0)),
-        noise=NoiseConfig(gaussian_sigma=(1.0, 15.0), poisson_scale=(0.05, 0.3)),
-    ),
-    first_jpeg=(70.0, 95.0),
-    second_prob=0,
-    sinc=SincConfig(prob=0.2, sizes=(3, 5)),
-    jpeg=(80.0, 100.0),
-)  # fmt: skip
-"""The degradation of ImageNet-Test: one mild stage."""
-
-
-@dataclass(frozen=True)
-class MixtureConfig:
-    """Each image degraded in one of several ways.
-
-    Attributes:
-        parts: the ways, all of one scale; by default that of training and that of ImageNet-Test.
-        weights: how often each is taken beside the others; none: all are as often.
-    """
-
-    kind: Literal["mixture"] = "mixture"
-    parts: tuple[DegradationConfig, ...] = (DegradationConfig(), TEST_SET)
-    weights: tuple[float, ...] = ()
-
-    def __post_init__(self):
-        require(
-            len({part.scale for part in self.parts}) == 1,
-            f"mixture.parts: scales {sorted({part.scale for part in self.parts})} given, one or "
-            f"more parts of one scale needed",
-        )
-        if self.weights:
-            require_positive("mixture", self, "weights")
+        require(bool(self.path), "data.sources.path: none given, name a folder of images")
+        if self.weight is not None:
+            require_positive("data.sources", self, "weight")
+        if self.is_tfds:
             require(
-                len(self.weights) == len(self.parts),
-                f"mixture.weights: {len(self.weights)} given, {len(self.parts)} needed",
+                self.low is None,
+                f"data.sources.low: {self.low} given, but {self.path} cannot be paired with a "
+                f"folder",
+            )
+        else:
+            require(
+                self.data_dir is None,
+                f"data.sources.data_dir: {self.data_dir} given, but {self.path} is none of "
+                f"TensorFlow Datasets, whose names begin with {TFDS_PREFIX}",
             )
 
     @property
-    def scale(self) -> int:
-        return self.parts[0].scale
+    def is_tfds(self) -> bool:
+        return self.path.startswith(TFDS_PREFIX)
 
 
 @dataclass(frozen=True)
-class FaceDegradationConfig:
-    """The degradation of faces, which keeps their size (GFPGAN, arXiv 2101.04061).
+class CropConfig:
+    """How an image becomes a square of `size` pixels.
 
     Attributes:
-        kernel_size: side of the blur kernel, a Gaussian, odd.
-        anisotropic: probability that it is one, and not isotropic.
-        sigma: of the blur, in pixels.
-        reduction: by which the image is reduced, before it is enlarged back.
-        noise_sigma: standard deviation of Gaussian noise, in grey levels of 255.
-        jpeg: quality, of which the whole number is taken.
-        grey_prob: that the pair is made grey.
+        method: "square" cuts a square of the short side at a random place and reduces it by area
+            averages; "resized" resizes the short side to `size`, bicubically, and crops at a random
+            place; "random" crops at a random place. Images that are too small are mirrored.
+        flips: "horizontal" mirrors half of the images, "dihedral" turns, too: all eight ways.
+        max_reduction: for "random", squares of up to this many times `size` are cut, drawn
+            uniformly, and reduced by area averages; 1: none is. It shows the network more scales
+            than the images have, and sharper pixels where they are soft.
     """
 
-    kind: Literal["faces"] = "faces"
-    kernel_size: int = 41
-    anisotropic: float = 0.5
-    sigma: Range = (0.1, 15.0)
-    reduction: Range = (0.8, 32.0)
-    noise_sigma: Range = (0.0, 20.0)
-    jpeg: Range = (30.0, 100.0)
-    grey_prob: float = 0.01
+    method: Literal["square", "resized", "random"] = "square"
+    size: int = 256
+    flips: Literal["none", "horizontal", "dihedral"] = "horizontal"
+    max_reduction: float = 1.0
 
     def __post_init__(self):
-        size = self.kernel_size
+        require_positive("data.crop", self, "size")
+        for name, known in (
+            ("method", ("square", "resized", "random")),
+            ("flips", ("none", "horizontal", "dihedral")),
+        ):
+            value = getattr(self, name)
+            require(
+                value in known,
+                f"data.crop.{name}: {value!r} given, one of {', '.join(known)} needed",
+            )
         require(
-            size > 0 and size % 2 == 1,
-            f"face_degradation.kernel_size: {size} given, an odd number needed",
+            1 <= self.max_reduction < math.inf,
+            f"data.crop.max_reduction: {self.max_reduction} given, 1 or more needed",
         )
-        require_positive("face_degradation", self, "sigma", "reduction")
-        _require_ranges("face_degradation", self, "sigma", "reduction", "noise_sigma")
-        _require_qualities("face_degradation", self, "jpeg")
-        _require_probabilities("face_degradation", self, "anisotropic", "grey_prob")
-
-
-@dataclass(frozen=True)
-class BicubicConfig:
-    """A bicubic reduction, as MATLAB's imresize does it or as OpenCV's INTER_CUBIC.
-
-    Attributes:
-        scale: side of the image over the side of its low-quality version.
-    """
-
-    kind: Literal["bicubic"] = "bicubic"
-    scale: int = 4
-    method: Literal["matlab", "opencv"] = "matlab"
-
-    def __post_init__(self):
-        require(self.scale >= 1, f"bicubic.scale: {self.scale} given, must be at least 1")
         require(
-            self.method in ("matlab", "opencv"),
-            f"bicubic.method: {self.method!r} given, matlab or opencv needed",
+            self.max_reduction == 1 or self.method == "random",
+            f"data.crop.max_reduction: {self.max_reduction} given, but the method "
+            f'{self.method!r} has a size of its own to reduce: 1 or "random" needed',
         )
 
 
 @dataclass(frozen=True)
-class PairsConfig:
-    """No degradation: the sources hold pairs.
+class InputConfig:
+    """Where the images come from, and how they are read.
+
+    None of `threads`, `workers` and `prefetch` changes what is read.
 
     Attributes:
-        scale: side of the image over the side of its low-quality version.
+        sources: sets of images that are mixed by their weights; all of pairs, or none.
+        threads: that read, where there are no workers.
+        workers: processes that read in their place; 0: none. They start within seconds, and are
+            worth it where decoding keeps this process from its work.
+        prefetch: batches that are read ahead; one a thread or process at least.
+        max_unreadable: share of the images that may be unreadable, though 10 always may.
     """
 
-    kind: Literal["pairs"] = "pairs"
-    scale: int = 4
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """Masks for inpainting, of one of three kinds (LaMa, arXiv 2109.07161).
-
-    Attributes:
-        strokes, boxes, outpainting: probabilities of the kinds, 1 in sum.
-        stroke_count, stroke_segments: how many strokes, and how many segments each.
-        segment_length, segment_width: in pixels, whole.
-        box_count: how many boxes.
-        box_side: in pixels, whole.
-        box_margin: that boxes keep from the edges, in pixels.
-        edge_prob: that an edge is chosen for outpainting; where none is, one of the four is.
-        outpainting_share: of a side of the image, at each edge that is chosen.
-    """
-
-    kind: Literal["masks"] = "masks"
-    strokes: float = 1 / 3
-    boxes: float = 1 / 3
-    outpainting: float = 1 / 3
-    stroke_count: tuple[int, int] = (1, 6)
-    stroke_segments: tuple[int, int] = (1, 5)
-    segment_length: tuple[int, int] = (10, 209)
-    segment_width: tuple[int, int] = (5, 104)
-    box_count: tuple[int, int] = (1, 4)
-    box_side: tuple[int, int] = (30, 150)
-    box_margin: int = 10
-    edge_prob: float = 0.5
-    outpainting_share: Range = (0.04, 0.25)
+    sources: tuple[SourceConfig, ...] = ()
+    crop: CropConfig = CropConfig()
+    threads: int = 8
+    workers: int = 0
+    prefetch: int = 4
+    max_unreadable: float = 0.05
 
     def __post_init__(self):
-        _require_shares("mask", self, "strokes", "boxes", "outpainting")
-        _require_probabilities("mask", self, "edge_prob")
-        ranges = (
-            "stroke_count", "stroke_segments", "segment_length", "segment_width", "box_count",
-            "box_side", "outpainting_share",
-        )  # fmt: skip
-        require_positive("mask", self, *ranges)
-        _require_ranges("mask", self, *ranges)
-        require(self.box_margin >= 0, f"mask.box_margin: {self.box_margin} given, 0 or more needed")
+        require_positive("data", self, "threads", "prefetch")
+        require(self.workers >= 0, f"data.workers: {self.workers} given, 0 or more needed")
         require(
-            self.outpainting_share[1] < 0.5,
-            f"mask.outpainting_share: {self.outpainting_share} given, below a half needed",
+            math.isfinite(self.max_unreadable) and 0 <= self.max_unreadable <= 1,
+            f"data.max_unreadable: {self.max_unreadable} given, a share from 0 to 1 needed",
         )
-
-
-PairConfig = (
-    DegradationConfig
-    | MixtureConfig
-    | FaceDegradationConfig
-    | BicubicConfig
-    | MaskConfig
-    | PairsConfig
-)
-"""How the low-quality image of a training pair is made."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resshift_jax.data.input_config import CropConfig, InputError
+from resshift_jax.data.config import CropConfig, InputError
 from resshift_jax.resize import CUBIC_A, cubic
 
 

@@ -16,11 +16,11 @@ from functools import partial
 import grain
 import numpy as np
 
+from resshift_jax.data.config import CropConfig, InputConfig, InputError
 from resshift_jax.data.crops import check_pairs_can_be_cropped, crop_pair
-from resshift_jax.data.input_config import CropConfig, InputConfig, InputError
 from resshift_jax.data.sources import Source, open_source
 from resshift_jax.files import printable
-from resshift_jax.images import ImageFileError
+from resshift_jax.image_io.photo import ImageFileError
 
 ALWAYS_ALLOWED = 10
 """So many images may be unreadable, whatever their share."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resshift_jax.data.input_config import InputError, SourceConfig
-from resshift_jax.data.tfds_source import TfdsSplit, open_tfds
+from resshift_jax.data.config import InputError, SourceConfig
+from resshift_jax.data.tfds import TfdsSplit, open_tfds
 from resshift_jax.files import printable
-from resshift_jax.folders import SUFFIXES, list_images
-from resshift_jax.images import ImageFileError, read_photo
+from resshift_jax.image_io.folders import SUFFIXES, list_images
+from resshift_jax.image_io.photo import ImageFileError, read_photo
 
 CHECKED_PAIRS = 1000
 """Of so many pairs the sizes are compared when a set is opened, of the others as they are read."""

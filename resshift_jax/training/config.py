@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from resshift_jax.config import ModelConfig
-from resshift_jax.data.config import (
+from resshift_jax.data.config import InputConfig
+from resshift_jax.degradation.config import (
     DegradationConfig,
     MaskConfig,
     PairConfig,
     PairsConfig,
 )
-from resshift_jax.data.input_config import InputConfig
 from resshift_jax.nn.lpips import LEAST_SIZE, Network
 from resshift_jax.settings import require, require_positive
 

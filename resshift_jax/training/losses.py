@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from resshift_jax.chain import Chain, make_chain
 from resshift_jax.config import ModelConfig
-from resshift_jax.data.pairs import Pair
+from resshift_jax.degradation.pairs import Pair
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.layers import space_to_depth
 from resshift_jax.nn.lpips import LPIPS

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resshift_jax.progress import show
+from resshift_jax.cli.progress import show
 from resshift_jax.training.config import LoggingConfig
 from resshift_jax.training.step import TIME_GROUPS, Figures
 

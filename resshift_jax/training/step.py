@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from resshift_jax.data.pairs import Pair, make_pairs
+from resshift_jax.degradation.pairs import Pair, make_pairs
 from resshift_jax.flops import count_flops
 from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, default_dtype
 from resshift_jax.training.config import TrainingConfig

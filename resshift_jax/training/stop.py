@@ -12,7 +12,7 @@ import threading
 
 from jax.experimental import multihost_utils
 
-from resshift_jax.progress import show
+from resshift_jax.cli.progress import show
 
 
 class Stop:

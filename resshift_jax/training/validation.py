@@ -12,20 +12,20 @@ from jax.experimental import multihost_utils
 from jax.typing import DTypeLike
 
 from resshift_jax.chain import make_chain
+from resshift_jax.data.config import SourceConfig
 from resshift_jax.data.crops import crop_pair
-from resshift_jax.data.input_config import SourceConfig
-from resshift_jax.data.pairs import make_pairs
 from resshift_jax.data.sources import open_source
-from resshift_jax.images import ImageFileError
-from resshift_jax.metrics import Lpips, psnr_y, ssim_y
+from resshift_jax.degradation.pairs import make_pairs
+from resshift_jax.evaluation.metrics import Lpips, psnr_y, ssim_y
+from resshift_jax.image_io.photo import ImageFileError
+from resshift_jax.inference.batching import Request, Sampler, Settings
+from resshift_jax.inference.programs import Programs, replicate
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.nn.lpips import LEAST_SIZE
 from resshift_jax.nn.unet import SwinUNet
 from resshift_jax.platform import compiler_options
-from resshift_jax.programs import Programs, replicate
 from resshift_jax.resize import upsample_bicubic
 from resshift_jax.restore import known_part
-from resshift_jax.sampler import Request, Sampler, Settings
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.weights.lpips import load_lpips
 

@@ -15,7 +15,7 @@ import numpy as np
 from resshift_jax.config import FirstStageConfig, ModelConfig, VQConfig
 from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.settings import ConfigError, from_dict
-from resshift_jax.training.checkpoint import read_part
+from resshift_jax.training.checkpoints.checkpoint import read_part
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.weights import store
 from resshift_jax.weights.load import load_weights, read_first_stage

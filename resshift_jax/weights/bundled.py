@@ -7,7 +7,7 @@ from resshift_jax.weights import store
 from resshift_jax.weights.store import Params
 from resshift_jax.weights.zoo import UnknownModelError
 
-PATH = Path(__file__).parents[1] / "models" / "small_x4.safetensors"
+PATH = Path(__file__).parents[1] / "pretrained" / "small_x4.safetensors"
 
 
 def bundled_config(version: str | None = None) -> ModelConfig:

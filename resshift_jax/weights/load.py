@@ -14,7 +14,7 @@ from resshift_jax.config import (
     with_overrides,
 )
 from resshift_jax.settings import ConfigError, to_dict
-from resshift_jax.weights import store, torch_file
+from resshift_jax.weights import store
 from resshift_jax.weights.mapping import (
     ConversionError,
     FlatParams,
@@ -26,7 +26,8 @@ from resshift_jax.weights.mapping import (
 )
 from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
 from resshift_jax.weights.store import Params
-from resshift_jax.weights.torch_file import TorchTensor
+from resshift_jax.weights.torch import file as torch_file
+from resshift_jax.weights.torch.file import TorchTensor
 from resshift_jax.weights.zoo import (
     UnknownModelError,
     any_release,

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from resshift_jax.nn.lpips import LEAST_SIZE, LPIPS, Network
-from resshift_jax.weights import array_pickle, store, torch_file
+from resshift_jax.weights import store
 from resshift_jax.weights.mapping import (
     CONV,
     SAME,
@@ -28,7 +28,9 @@ from resshift_jax.weights.mapping import (
     torch_shapes,
     unflatten,
 )
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch import array_pickle
+from resshift_jax.weights.torch import file as torch_file
+from resshift_jax.weights.torch.file import WeightFileError
 
 FORMAT = "resshift-jax-lpips"
 VERSION = "1"

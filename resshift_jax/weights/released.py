@@ -12,7 +12,7 @@ from resshift_jax.weights import store
 from resshift_jax.weights.fetch import FetchError, fetch
 from resshift_jax.weights.load import cache_dir, load_weights
 from resshift_jax.weights.store import Params
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch.file import WeightFileError
 from resshift_jax.weights.zoo import FIRST_STAGE_URLS, Released, find_releases
 
 Notify = Callable[[str], None]

@@ -18,7 +18,7 @@ from resshift_jax.config import ModelConfig
 from resshift_jax.files import written_whole
 from resshift_jax.settings import ConfigError, from_dict, to_dict
 from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, unet_shapes
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch.file import WeightFileError
 
 FORMAT = "resshift-jax"
 VERSION = "1"
@@ -155,7 +155,7 @@ def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
     if header.get("format") != FORMAT:
         raise WeightFileError(
             f"{path}: a safetensors file, but without the {FORMAT} header; convert the released "
-            f".pth with: python -m resshift_jax.convert IN.pth OUT.safetensors"
+            f".pth with: python -m resshift_jax.cli.convert IN.pth OUT.safetensors"
         )
     if header.get("version") != VERSION:
         raise WeightFileError(

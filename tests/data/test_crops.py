@@ -6,8 +6,8 @@ import pytest
 from data_checks import assert_even, assert_share
 from PIL import Image
 
+from resshift_jax.data.config import CropConfig, InputError
 from resshift_jax.data.crops import crop_pair, reduce_by_area, resize_short_side
-from resshift_jax.data.input_config import CropConfig, InputError
 from resshift_jax.resize import resize_opencv
 
 DRAWS = 400

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from image_samples import colours, save
 
-from resshift_jax.data.input_config import CropConfig, InputConfig, InputError, SourceConfig
+from resshift_jax.data.config import CropConfig, InputConfig, InputError, SourceConfig
 from resshift_jax.data.loader import Loader
 
 CROP = CropConfig("random", 16, "dihedral")
@@ -238,7 +238,7 @@ def test_worker_processes_change_nothing_and_tell_what_is_wrong(mixture, tmp_pat
 SCRIPT = """
 import multiprocessing, sys, time
 from jax._src import xla_bridge
-from resshift_jax.data.input_config import CropConfig, InputConfig, SourceConfig
+from resshift_jax.data.config import CropConfig, InputConfig, SourceConfig
 from resshift_jax.data.loader import Loader
 
 if __name__ == "__main__":

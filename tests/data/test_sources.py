@@ -13,9 +13,9 @@ from image_samples import colours, save
 from PIL import Image
 
 from resshift_jax.data import sources
-from resshift_jax.data.input_config import CropConfig, InputConfig, InputError, SourceConfig
+from resshift_jax.data.config import CropConfig, InputConfig, InputError, SourceConfig
 from resshift_jax.data.sources import open_source
-from resshift_jax.images import ImageFileError
+from resshift_jax.image_io.photo import ImageFileError
 from resshift_jax.settings import ConfigError
 
 

@@ -22,8 +22,8 @@ from conftest import (
 
 from resshift_jax.chain import make_chain
 from resshift_jax.config import ChainConfig, ModelConfig, PixelConfig, UNetConfig
-from resshift_jax.data.input_config import CropConfig, InputConfig
-from resshift_jax.data.pairs import Pair
+from resshift_jax.data.config import CropConfig, InputConfig
+from resshift_jax.degradation.pairs import Pair
 from resshift_jax.nn.autoencoder import first_stage
 from resshift_jax.schedule import make_schedule
 from resshift_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig

@@ -12,7 +12,7 @@ from conftest import assert_one_line_error
 from runs import SMALLEST, TINY, save_photos, start_processes, start_training, train
 
 import train as train_script
-from resshift_jax.training.checkpoint import read_part
+from resshift_jax.training.checkpoints.checkpoint import read_part
 from resshift_jax.training.config_file import read_config
 from resshift_jax.weights import store
 

@@ -10,7 +10,7 @@ import pytest
 from data_checks import assert_even
 from runs import SMALLEST, TINY
 
-from resshift_jax.data.pairs import Pair
+from resshift_jax.degradation.pairs import Pair
 from resshift_jax.settings import ConfigError
 from resshift_jax.training.config import OptimizerConfig
 from resshift_jax.training.config_file import read_config

@@ -19,11 +19,11 @@ from PIL import Image
 
 import sample
 from resshift_jax.config import ModelConfig
-from resshift_jax.data.config import DegradationConfig
-from resshift_jax.data.input_config import CropConfig, InputConfig
+from resshift_jax.data.config import CropConfig, InputConfig
+from resshift_jax.degradation.config import DegradationConfig
 from resshift_jax.settings import ConfigError, to_dict
 from resshift_jax.training import export
-from resshift_jax.training.checkpoint import Checkpoints
+from resshift_jax.training.checkpoints.checkpoint import Checkpoints
 from resshift_jax.training.config import LossConfig, TrainingConfig
 from resshift_jax.training.state import init_state
 from resshift_jax.training.weights import (

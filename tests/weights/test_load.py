@@ -9,10 +9,11 @@ import pytest
 from conftest import MINI_OVERRIDES, MINI_UNET, MINI_VQ, manifest_state
 
 from resshift_jax.settings import ConfigError
-from resshift_jax.weights import store, torch_file
+from resshift_jax.weights import store
 from resshift_jax.weights.load import load_weights, read_first_stage
 from resshift_jax.weights.mapping import ConversionError
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch import file as torch_file
+from resshift_jax.weights.torch.file import WeightFileError
 from resshift_jax.weights.zoo import UnknownModelError, released_config
 
 REALSR = {"task": "realsrx4", "version": "v3", "overrides": MINI_OVERRIDES}

@@ -16,10 +16,10 @@ import safetensors.numpy
 from conftest import TINY, save_model
 from pickle_writer import Call, Name, Pickler, Storage, tensor, write_stream
 
-from resshift_jax.weights import torch_file
 from resshift_jax.weights.lpips import load_lpips, save_lpips
 from resshift_jax.weights.mapping import flatten
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch import file as torch_file
+from resshift_jax.weights.torch.file import WeightFileError
 
 NETWORKS = ["alex", "vgg"]
 FILES = {"alex": "alexnet.ckpt", "vgg": "vgg16.ckpt"}

@@ -16,12 +16,12 @@ import pytest
 from conftest import TINY, TINY_UNET, TINY_VQ, rules_and_shapes
 from file_server import serving
 
-from benchmarks import stand_in
-from resshift_jax.weights import released, store, torch_file, zoo
+from resshift_jax.weights import released, stand_in, store, zoo
 from resshift_jax.weights.fetch import FetchError
 from resshift_jax.weights.mapping import ConversionError, torch_shapes
 from resshift_jax.weights.released import load_released
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch import file as torch_file
+from resshift_jax.weights.torch.file import WeightFileError
 from resshift_jax.weights.zoo import Released, UnknownModelError
 
 V1, V2, V3 = "resshift_realsrx4_s15_v1", "resshift_realsrx4_s15_v2", "resshift_realsrx4_s4_v3"

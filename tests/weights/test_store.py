@@ -13,7 +13,7 @@ from resshift_jax.config import ModelConfig, PixelConfig
 from resshift_jax.settings import to_dict
 from resshift_jax.weights import store
 from resshift_jax.weights.load import load_weights
-from resshift_jax.weights.torch_file import WeightFileError
+from resshift_jax.weights.torch.file import WeightFileError
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What is done to images: high-quality images in, training pairs out."""

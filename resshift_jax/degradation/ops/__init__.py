@@ -1,0 +1,1 @@
+"""The operators that degradations are made of."""

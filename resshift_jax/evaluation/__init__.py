@@ -1,0 +1,1 @@
+"""How good restored images are: pairs of images in, figures out."""

@@ -1,0 +1,1 @@
+"""Restoring: a model and images of any size in, restored images out."""

@@ -1,0 +1,1 @@
+"""The files of PyTorch and NumPy, read as data and without PyTorch."""
