@@ -5,30 +5,37 @@ RUN := $(VENV)/bin
 
 .PHONY: demo picture test check benchmark clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/restoring
 	$(RUN)/python sample.py -i examples -o results --cache build/cache
 
 # That of the README, of the results of the demo.
 picture: demo
 	$(RUN)/python examples/picture.py examples results examples/pictures/restored.webp
 
-test: $(VENV)/installed
+test: $(VENV)/developing
 	$(RUN)/python -m pytest
 
-check: $(VENV)/installed
+check: $(VENV)/developing
 	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy
 
-benchmark: $(VENV)/installed
+benchmark: $(VENV)/developing
 	$(RUN)/python -m benchmarks.sampling --json build/sampling.json
 	$(RUN)/python -m benchmarks.bundled --json build/bundled.json
 	$(RUN)/python -m benchmarks.degradation --json build/degradation.json
 	$(RUN)/python -m benchmarks.training --json build/training.json
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --upgrade pip
-	$(RUN)/pip install --quiet --editable '.[dev]'
+
+# What restoring needs, and no more.
+$(VENV)/restoring: pyproject.toml | $(VENV)/bin/python
+	$(RUN)/pip install --quiet --editable .
 	touch $@
+
+$(VENV)/developing: pyproject.toml | $(VENV)/bin/python
+	$(RUN)/pip install --quiet --editable '.[dev]'
+	touch $@ $(VENV)/restoring
 
 clean:
 	rm -rf $(VENV) build results

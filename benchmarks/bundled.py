@@ -64,9 +64,9 @@ def real_esrgan() -> Callable[[np.ndarray], np.ndarray] | None:
 
 
 def gflop(model: resshift_jax.Model, image: np.ndarray) -> float:
-    lr = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
+    lq = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
     keys = jax.random.split(jax.random.key(0), 1)
-    return count_flops(partial(restore, config=model.config), model.params, lr, keys) / 1e9
+    return count_flops(partial(restore, config=model.config), model.params, lq, keys) / 1e9
 
 
 def command_seconds(cache: Path, out: Path) -> float:

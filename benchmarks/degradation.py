@@ -7,7 +7,7 @@ timed, the yardstick by which machines compare.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from benchmarks.timing import (
     timed,
     write_json,
 )
-from resshift_jax.degradation.config import TEST_SET, DegradationConfig
+from resshift_jax.degradation.config import TEST_SET, RealEsrganConfig
 from resshift_jax.degradation.ops.blur import blur
 from resshift_jax.degradation.ops.canvas import Canvas, for_each_image, from_image, on_canvas
 from resshift_jax.degradation.ops.jpeg import compress
@@ -36,7 +36,7 @@ from resshift_jax.degradation.ops.resize import resize_by, resize_to
 from resshift_jax.degradation.real_esrgan import SMALLER_CANVASES, Draws, degrade, draw
 from resshift_jax.platform import compiler_options
 
-SETTINGS = {"training": DegradationConfig(), "test": TEST_SET}
+SETTINGS = {"training": RealEsrganConfig(), "test": TEST_SET}
 
 Step = Callable[[Draws, Canvas], Canvas]
 
@@ -62,12 +62,12 @@ def of_image(step: Step) -> Callable[..., Array]:
     return lambda d, image, smaller: step(d, from_image(image)).planes.sum()
 
 
-def of_resized(step: Step, config: DegradationConfig) -> Callable[..., Array]:
+def of_resized(step: Step, config: RealEsrganConfig) -> Callable[..., Array]:
     """A step on an image of the size that the first resizing gives it."""
 
-    def one(d: Draws, image: Array, smaller) -> Array:
+    def one(d: Draws, image: Array, smaller: Sequence[float]) -> Array:
         height, width, _ = image.shape
-        factor, greatest = d.first.resize.factor, config.first.resize.greatest
+        factor, greatest = d.first_round.resize.factor, config.first_round.resize.greatest
         sides = [jnp.floor(side * factor).astype(jnp.int32) for side in (height, width)]
 
         def on_shape(shape: tuple[int, int], x: Canvas) -> Array:
@@ -80,34 +80,36 @@ def of_resized(step: Step, config: DegradationConfig) -> Callable[..., Array]:
     return one
 
 
-def of_low(step: Step, low: tuple[int, int]) -> Callable[..., Array]:
+def of_lq(step: Step, lq_size: tuple[int, int]) -> Callable[..., Array]:
     """A step on an image of the low-quality size."""
-    return lambda d, image, smaller: of_image(step)(d, image[: low[0], : low[1]], smaller)
+    return lambda d, image, smaller: of_image(step)(d, image[: lq_size[0], : lq_size[1]], smaller)
 
 
-def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., Array]]:
+def make_steps(config: RealEsrganConfig, side: int) -> dict[str, Callable[..., Array]]:
     """Name -> function(draws, image, smaller), in the order of the degradation."""
-    low = side // config.scale, side // config.scale
+    lq_size = side // config.scale, side // config.scale
 
     def last_jpeg(d: Draws, x: Canvas) -> Canvas:
         return compress(x, d.jpeg)
 
-    def resize_first(d: Draws, image: Array, smaller) -> Array:
+    def resize_first(d: Draws, image: Array, smaller: Sequence[float]) -> Array:
         def on_shape(shape: tuple[int, int], x: Canvas) -> Array:
-            return resize_by(x, *d.first.resize, shape).planes.sum()
+            return resize_by(x, *d.first_round.resize, shape).planes.sum()
 
-        factor, greatest = d.first.resize.factor, config.first.resize.greatest
+        factor, greatest = d.first_round.resize.factor, config.first_round.resize.greatest
         return on_canvas(on_shape, from_image(image), factor, greatest, smaller)
 
     steps = {
-        "first blur": of_image(lambda d, x: blur(x, d.first.blur, config.first.blur.sizes[1])),
+        "first blur": of_image(
+            lambda d, x: blur(x, d.first_round.blur, config.first_round.blur.sizes[1])
+        ),
         "first resizing": resize_first,
-        "first noise": of_resized(lambda d, x: add_noise(x, d.first.noise), config),
+        "first noise": of_resized(lambda d, x: add_noise(x, d.first_round.noise), config),
         "first JPEG": of_resized(lambda d, x: compress(x, d.first_jpeg), config),
         "second blur": of_resized(
             if_drawn(
                 lambda d: d.twice,
-                lambda d, x: blur(x, d.second.blur, config.second.blur.sizes[1]),
+                lambda d, x: blur(x, d.second_round.blur, config.second_round.blur.sizes[1]),
             ),
             config,
         ),
@@ -115,23 +117,24 @@ def make_steps(config: DegradationConfig, side: int) -> dict[str, Callable[..., 
             if_drawn(lambda d: d.jpeg_first & ~d.twice, lambda d, x: compress(x, d.jpeg)),
             config,
         ),
-        "second resizing": of_resized(lambda d, x: resize_to(x, low, d.mode, low), config),
-        "second noise": of_low(
-            if_drawn(lambda d: d.twice, lambda d, x: add_noise(x, d.second.noise)), low
+        "second resizing": of_resized(lambda d, x: resize_to(x, lq_size, d.mode, lq_size), config),
+        "second noise": of_lq(
+            if_drawn(lambda d: d.twice, lambda d, x: add_noise(x, d.second_round.noise)), lq_size
         ),
-        "last resizing": of_low(
-            if_drawn(lambda d: d.twice, lambda d, x: resize_to(x, low, d.mode, low)), low
+        "last resizing": of_lq(
+            if_drawn(lambda d: d.twice, lambda d, x: resize_to(x, lq_size, d.mode, lq_size)),
+            lq_size,
         ),
-        "sinc": of_low(lambda d, x: blur(x, d.sinc, config.sinc.sizes[1]), low),
-        "last JPEG, after resizing": of_low(
+        "sinc": of_lq(lambda d, x: blur(x, d.sinc, config.sinc.sizes[1]), lq_size),
+        "last JPEG, after resizing": of_lq(
             if_drawn(
                 lambda d: ~(d.jpeg_first & ~d.twice),
                 lambda d, x: compress(x, d.jpeg),
             ),
-            low,
+            lq_size,
         ),
     }
-    if config.second_prob == 0:
+    if config.second_round_prob == 0:
         del steps["second blur"], steps["second noise"], steps["last resizing"]
     return steps
 

@@ -1,6 +1,6 @@
-"""Compares the degradation with given pairs: python -m benchmarks.degradation_pairs HIGH LOW.
+"""Compares the degradation with given pairs: python -m benchmarks.degradation_pairs HQ LQ.
 
-Degrades the images of the folder HIGH many times and asks whether the figures of LOW, a folder of
+Degrades the images of the folder HQ many times and asks whether the figures of LQ, a folder of
 their low-quality versions under the same names, lie among those: the mean over the images and the
 spread between them of the PSNR-Y of bicubic enlargement, and of the gradient energy (mean square of
 the steps between neighbouring pixels of Y).
@@ -17,26 +17,26 @@ from benchmarks.degradation import SETTINGS
 from benchmarks.quality import bicubic, read
 from benchmarks.timing import write_json
 from resshift_jax.degradation.real_esrgan import degrade
-from resshift_jax.evaluation.metrics import psnr_y, rgb_to_y
+from resshift_jax.evaluation.psnr_ssim import psnr_y, rgb_to_y
 from resshift_jax.platform import compiler_options
 
 
-def bicubic_psnr(low: np.ndarray, high: np.ndarray) -> float:
-    return psnr_y(bicubic(low, high), high)
+def bicubic_psnr(lq: np.ndarray, hq: np.ndarray) -> float:
+    return psnr_y(bicubic(lq, hq), hq)
 
 
-def gradient_energy(low: np.ndarray, high: np.ndarray) -> float:
-    luma = rgb_to_y(low).astype(np.float64)
+def gradient_energy(lq: np.ndarray, hq: np.ndarray) -> float:
+    luma = rgb_to_y(lq).astype(np.float64)
     return float(sum(np.square(np.diff(luma, axis=axis)).mean() for axis in (0, 1)))
 
 
 MEASURES = {"PSNR-Y of bicubic, dB": bicubic_psnr, "gradient energy": gradient_energy}
 
 
-def measure(lows: np.ndarray, highs: np.ndarray) -> dict[str, dict[str, float]]:
+def measure(lqs: np.ndarray, hqs: np.ndarray) -> dict[str, dict[str, float]]:
     """Measure -> its mean over the images and its standard deviation between them."""
     values = {
-        name: [one(low, high) for low, high in zip(lows, highs, strict=True)]
+        name: [one(lq, hq) for lq, hq in zip(lqs, hqs, strict=True)]
         for name, one in MEASURES.items()
     }
     return {
@@ -46,30 +46,30 @@ def measure(lows: np.ndarray, highs: np.ndarray) -> dict[str, dict[str, float]]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("high", type=Path)
-    parser.add_argument("low", type=Path)
+    parser.add_argument("hq", type=Path)
+    parser.add_argument("lq", type=Path)
     parser.add_argument("--setting", choices=SETTINGS, default="training")
     parser.add_argument("--draws", type=int, default=20, help="how often each image is degraded")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args(argv)
 
     try:
-        originals = read(args.high)
-        low = read(args.low, list(originals))
+        originals = read(args.hq)
+        lq = read(args.lq, list(originals))
     except OSError as e:
         parser.error(str(e))
     if not originals:
-        parser.error(f"{args.high}: no PNG files")
-    highs = np.stack(list(originals.values()))
-    given = measure(np.stack(list(low.values())), highs)
+        parser.error(f"{args.hq}: no PNG files")
+    hqs = np.stack(list(originals.values()))
+    given = measure(np.stack(list(lq.values())), hqs)
     program = jax.jit(
         partial(degrade, config=SETTINGS[args.setting]), compiler_options=compiler_options()
     )
     drawn = []
     for seed in range(args.draws):
-        keys = jax.random.split(jax.random.key(seed), len(highs))
-        lows = np.round(255 * np.asarray(program(keys, highs))).astype(np.uint8)
-        drawn.append(measure(lows, highs))
+        keys = jax.random.split(jax.random.key(seed), len(hqs))
+        lqs = np.round(255 * np.asarray(program(keys, hqs))).astype(np.uint8)
+        drawn.append(measure(lqs, hqs))
 
     rows = []
     print(f"{'':32} {'given':>9} {'least':>9} {'mean':>9} {'most':>9}  of {args.draws} draws")
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         write_json(
             args.json,
-            {"setting": args.setting, "images": len(highs), "draws": args.draws, "rows": rows},
+            {"setting": args.setting, "images": len(hqs), "draws": args.draws, "rows": rows},
         )
 
 

@@ -50,26 +50,26 @@ def load(folder: Path) -> resshift_jax.Model:
 
 
 def parts(model: resshift_jax.Model, dtype: DTypeLike) -> dict[str, Callable]:
-    """Name -> a function of the parameters, the LR image and a latent."""
+    """Name -> a function of the parameters, the LQ image and a latent."""
     config = model.config
     unet, stage = SwinUNet(config.unet, dtype), first_stage(config.first_stage, dtype)
     step, keys = jnp.full((1,), 7, jnp.int32), jax.random.split(jax.random.key(2), 1)
 
-    def decode(params, lr, latent, quantize):
+    def decode(params, lq, latent, quantize):
         weights = {"params": params["first_stage"]}
         return stage.apply(weights, latent, quantize, method="decode")
 
-    def encode(params, lr, latent):
-        image = jnp.repeat(jnp.repeat(lr, 4, 1), 4, 2)
+    def encode(params, lq, latent):
+        image = jnp.repeat(jnp.repeat(lq, 4, 1), 4, 2)
         return stage.apply({"params": params["first_stage"]}, image, method="encode")
 
     return {
-        "U-Net step": lambda p, lr, x: unet.apply({"params": p["unet"]}, x, step, lr),
+        "U-Net step": lambda p, lq, x: unet.apply({"params": p["unet"]}, x, step, lq),
         "encode": encode,
         "decode": partial(decode, quantize=True),
         "decode, unquantized": partial(decode, quantize=False),
-        f"restore, {config.chain.steps} steps": lambda p, lr, x: restore(
-            p, lr, keys, config=config, dtype=dtype
+        f"restore, {config.chain.num_timesteps} steps": lambda p, lq, x: restore(
+            p, lq, keys, config=config, dtype=dtype
         ),
     }
 
@@ -85,15 +85,15 @@ def main(argv: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--size", type=int, default=64, help="side of the LR image, times 64")
+    parser.add_argument("--size", type=int, default=64, help="side of the LQ image, times 64")
     args = parser.parse_args(argv)
 
     with TemporaryDirectory() as folder:
         model = load(Path(folder))
     rng = np.random.default_rng(0)
-    lr = rng.uniform(-1, 1, (1, args.size, args.size, 3)).astype(np.float32)
-    latent = rng.standard_normal(lr.shape, dtype=np.float32)
-    inputs = (jax.device_get(model.params), lr, latent)
+    lq = rng.uniform(-1, 1, (1, args.size, args.size, 3)).astype(np.float32)
+    latent = rng.standard_normal(lq.shape, dtype=np.float32)
+    inputs = (jax.device_get(model.params), lq, latent)
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
 
     rows = []
@@ -106,8 +106,8 @@ def main(argv: list[str] | None = None) -> None:
                 grey = np.abs(np.clip(got, -1, 1) - np.clip(wanted, -1, 1)) * 127.5
                 row.mean_grey, row.max_grey = float(grey.mean()), float(grey.max())
             rows.append(row)
-    summary = {**describe_machine(), "lr_side": args.size, "rows": [asdict(row) for row in rows]}
-    print(f"{summary['device']}, JAX {summary['jax']}, LR image of {args.size}x{args.size}")
+    summary = {**describe_machine(), "lq_side": args.size, "rows": [asdict(row) for row in rows]}
+    print(f"{summary['device']}, JAX {summary['jax']}, LQ image of {args.size}x{args.size}")
     print(f"{'part':20} {'dtype':9} {'error':>9} {'mean grey':>9} {'max grey':>9}")
     for row in rows:
         grey = "" if row.mean_grey is None else f"{row.mean_grey:9.4f} {row.max_grey:9.3f}"

@@ -1,15 +1,15 @@
 """Figures of restored images beside bicubic enlargement: python -m benchmarks.quality.
 
-python -m benchmarks.quality ORIGINALS RESULTS [...] [--low LOW] [--json FILE] [--worst FILE]
+python -m benchmarks.quality ORIGINALS RESULTS [...] [--lq LQ] [--json FILE] [--worst FILE]
 
-Folders with PNG files of the same names and, but for LOW, all of one size. --worst writes a
+Folders with PNG files of the same names and, but for LQ, all of one size. --worst writes a
 picture: the first of RESULTS between bicubic and the original, where LPIPS-VGG is greatest. Figures
 are means over the images:
 
 PSNR-Y, SSIM-Y  of luma, PSNR in dB
 LPIPS      with AlexNet and with VGG
 colour     difference of an image's mean colour, in grey levels of 255
-grid       whether steps between neighbouring pixels depend on the place in a block of 4x4: ratio is
+grid       whether steps between neighbouring pixels depend on the position in a 4x4 block: ratio is
            the mean absolute step of luma at a phase over that at all phases, and the figure the
            greatest |ratio - that of the originals| over phases and axes
 spectrum   power of luma under a Hann window as a multiple of the originals', in four bands of
@@ -17,13 +17,15 @@ spectrum   power of luma under a Hann window as a multiple of the originals', in
 """
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.timing import write_json
-from resshift_jax.evaluation.metrics import Lpips, psnr_y, ssim_y
+from resshift_jax.evaluation.lpips import Lpips
+from resshift_jax.evaluation.psnr_ssim import psnr_y, ssim_y
 
 BLOCK = 4
 BANDS = (0.0625, 0.125, 0.1875, 0.25, 0.375)
@@ -60,7 +62,7 @@ def measure(restored: Images, originals: Images, lpips: dict[str, Lpips]) -> dic
     """The figures of a folder."""
     pairs = [(restored[name], original) for name, original in originals.items()]
 
-    def mean(function, images) -> np.ndarray:
+    def mean(function: Callable[[np.ndarray], np.ndarray], images: Iterable) -> np.ndarray:
         return np.mean([function(image) for image in images], axis=0)
 
     results, truths = zip(*pairs, strict=True)
@@ -92,17 +94,17 @@ def read(folder: Path, names: list[str] | None = None) -> Images:
     return images
 
 
-def bicubic(low: np.ndarray, like: np.ndarray) -> np.ndarray:
+def bicubic(lq: np.ndarray, like: np.ndarray) -> np.ndarray:
     size = like.shape[1], like.shape[0]
-    return np.asarray(Image.fromarray(low).resize(size, Image.Resampling.BICUBIC))
+    return np.asarray(Image.fromarray(lq).resize(size, Image.Resampling.BICUBIC))
 
 
-def worst(restored: Images, low: Images, originals: Images, distance: Lpips) -> Image.Image:
+def worst(restored: Images, lq: Images, originals: Images, distance: Lpips) -> Image.Image:
     """Rows of bicubic, restored and original, of the images of the greatest distance."""
     distances = distance([restored[name] for name in originals], list(originals.values()))
     names = [list(originals)[i] for i in np.argsort(-distances)[:WORST]]
     rows = [
-        np.concatenate([bicubic(low[name], originals[name]), restored[name], originals[name]], 1)
+        np.concatenate([bicubic(lq[name], originals[name]), restored[name], originals[name]], 1)
         for name in names
     ]
     return Image.fromarray(np.concatenate(rows))
@@ -114,23 +116,23 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("originals", type=Path)
     parser.add_argument("results", type=Path, nargs="+")
-    parser.add_argument("--low", type=Path, help="the low-quality images, for bicubic's figures")
+    parser.add_argument("--lq", type=Path, help="the low-quality images, for bicubic's figures")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--worst", type=Path, metavar="FILE", help="a picture; needs --low")
+    parser.add_argument("--worst", type=Path, metavar="FILE", help="a picture; needs --lq")
     args = parser.parse_args(argv)
-    if args.worst and not args.low:
-        parser.error("--worst: needs --low")
+    if args.worst and not args.lq:
+        parser.error("--worst: needs --lq")
 
     try:
         originals = read(args.originals)
         folders = {str(folder): read(folder, list(originals)) for folder in args.results}
-        low = read(args.low, list(originals)) if args.low else {}
+        lq = read(args.lq, list(originals)) if args.lq else {}
     except OSError as e:
         parser.error(str(e))
     if not originals:
         parser.error(f"{args.originals}: no PNG files")
-    if low:
-        folders["bicubic"] = {name: bicubic(low[name], originals[name]) for name in originals}
+    if lq:
+        folders["bicubic"] = {name: bicubic(lq[name], originals[name]) for name in originals}
     lpips = {name: Lpips(name) for name in ("alex", "vgg")}
     print(f"{'PSNR-Y':>7} {'SSIM-Y':>7} {'Alex':>7} {'VGG':>7} {'colour':>6} {'grid':>6}  spectrum")
     rows = {}
@@ -144,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         write_json(args.json, rows)
     if args.worst:
-        picture = worst(folders[str(args.results[0])], low, originals, lpips["vgg"])
+        picture = worst(folders[str(args.results[0])], lq, originals, lpips["vgg"])
         picture.save(args.worst, quality=90)
 
 

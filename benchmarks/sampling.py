@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--dtype", choices=COMPUTE_DTYPES, default=str(default_dtype()))
-    parser.add_argument("--size", type=int, default=64, help="side of the LR image, times 64")
+    parser.add_argument("--size", type=int, default=64, help="side of the LQ image, times 64")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
 
@@ -116,8 +116,8 @@ def main() -> None:
     unet, stage = SwinUNet(config.unet, dtype), first_stage(config.first_stage, dtype)
     weights = {"params": params["first_stage"]}
 
-    lr = jax.random.uniform(jax.random.key(0), (1, side, side, 3), minval=-1, maxval=1)
-    image = jax.image.resize(lr, (1, 4 * side, 4 * side, 3), "nearest")
+    lq = jax.random.uniform(jax.random.key(0), (1, side, side, 3), minval=-1, maxval=1)
+    image = jax.image.resize(lq, (1, 4 * side, 4 * side, 3), "nearest")
     latent = jax.random.normal(jax.random.key(1), (1, side, side, 3))
     step = jnp.zeros((1,), jnp.int32)
     keys = jax.random.split(jax.random.key(2), 1)
@@ -126,12 +126,12 @@ def main() -> None:
         return unet.apply({"params": p}, x, t, y)
 
     functions: dict[str, tuple[Callable, tuple]] = {
-        "U-Net step": (unet_step, (params["unet"], latent, step, lr)),
+        "U-Net step": (unet_step, (params["unet"], latent, step, lq)),
         "encode": (partial(stage.apply, method="encode"), (weights, image)),
         "decode": (partial(stage.apply, method="decode"), (weights, latent)),
-        f"restore, {config.chain.steps} steps": (
+        f"restore, {config.chain.num_timesteps} steps": (
             partial(restore, config=config, dtype=dtype),
-            (params, lr, keys),
+            (params, lq, keys),
         ),
     }
     # Tiles cost what an image of their size does: the rest of the time is cutting and blending.
@@ -147,7 +147,7 @@ def main() -> None:
             timed(compiled, *inputs)
             parts[name] = compiled, inputs
         name = f"6 tiles, {FEW_STEPS} steps"
-        gflop[name] = 6 * published_gflop(tile, params, lr, keys)
+        gflop[name] = 6 * published_gflop(tile, params, lq, keys)
         tiled()
         parts[name] = tiled, ()
         matmul = matmul_program(dtype)
@@ -160,7 +160,7 @@ def main() -> None:
     summary = {
         **describe_machine(),
         "dtype": args.dtype,
-        "lr_side": side,
+        "lq_side": side,
         "matmul_gflops": rate,
         "peak_gib": peak_gib(jax.devices()[0]),
         "rows": [asdict(row) for row in rows],

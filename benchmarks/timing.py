@@ -1,43 +1,51 @@
 """Timing that compares across machines: each part in turn with a matrix product, best of rounds."""
 
 import json
-import math
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from resshift_jax.flops import count_flops
-from resshift_jax.nn import layers
+from resshift_jax.latent_model import LatentModel
 
 MATMUL_SIDE = 2048
 
 
-def matmul_program(dtype) -> Callable:
+def matmul_program(dtype: DTypeLike) -> Callable:
     """The compiled product of two square matrices of MATMUL_SIDE."""
     square = jnp.ones((MATMUL_SIDE, MATMUL_SIDE), dtype)
     return jax.jit(lambda: square @ square)
 
 
-def published_gflop(function: Callable, *args) -> float:
-    """GFLOP of the networks as published, before upsampling is folded into convolutions."""
-    with mock.patch.object(layers, "FEW_PIXELS", math.inf):
-        # A function of its own: JAX would take the trace made here for the one to be timed.
-        return count_flops(lambda *same: function(*same), *args) / 1e9
+def published(model: LatentModel) -> LatentModel:
+    """The model with networks as published, before upsampling is folded into convolutions."""
+    return replace(model, compute=replace(model.compute, patch_pixels=sys.maxsize))
 
 
-def timed(function: Callable, *args):
+def gflop(function: Callable, *args: Any) -> float:
+    """GFLOP of a function, which is traced for it."""
+    # A function of its own: JAX would take the trace made here for the one to be timed.
+    return count_flops(lambda *same: function(*same), *args) / 1e9
+
+
+def timed(function: Callable, *args: Any) -> tuple[float, Any]:
     start = time.perf_counter()
     result = jax.block_until_ready(function(*args))
     return time.perf_counter() - start, result
 
 
-def interleaved(parts: dict[str, tuple[Callable, tuple]], matmul: Callable, rounds: int):
+def interleaved(
+    parts: dict[str, tuple[Callable, tuple]], matmul: Callable, rounds: int
+) -> tuple[dict[str, float], float]:
     """Best seconds of each part, and of the matrix product that runs before and after each."""
     best = dict.fromkeys(parts, float("inf"))
     best_matmul = float("inf")

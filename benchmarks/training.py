@@ -1,4 +1,4 @@
-"""Times training: python -m benchmarks.training [configs/X.yaml] [key=value ...] [--data PHOTOS].
+"""Times training: python -m benchmarks.training [CONFIG] [key=value ...] [--data PHOTOS].
 
 Without photographs, of what a step does with a batch in memory: the degradation, the step itself,
 and the latter's parts. With them, also what reading a batch takes. Each is timed in turn with a
@@ -21,10 +21,11 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.timing import (
     MATMUL_SIDE,
     describe_machine,
+    gflop,
     interleaved,
     matmul_program,
     peak_gib,
-    published_gflop,
+    published,
     timed,
     write_json,
 )
@@ -32,13 +33,13 @@ from resshift_jax.data.config import SourceConfig
 from resshift_jax.data.loader import Loader
 from resshift_jax.flops import peak_flops
 from resshift_jax.training.config import TrainingConfig
-from resshift_jax.training.config_file import read_config
+from resshift_jax.training.config_file import find_config, read_config
 from resshift_jax.training.mesh import make_mesh, require_divisible, to_global
 from resshift_jax.training.state import TrainingState, sharded_init
-from resshift_jax.training.step import compute_dtype, make_prepare, make_step, step_function
+from resshift_jax.training.step import latent_model, make_prepare, make_step, step_function
 from resshift_jax.training.weights import abstract_frozen
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "configs" / "realsr_x4.yaml"
+PUBLISHED = "realsr_x4"
 
 
 @dataclass
@@ -60,8 +61,8 @@ class Step:
         self.program, self.state, self.frozen, self.pairs = program, state, frozen, pairs
 
     def __call__(self) -> Any:
-        self.state, figures = self.program(self.state, self.frozen, self.pairs)
-        return figures
+        self.state, metrics = self.program(self.state, self.frozen, self.pairs)
+        return metrics
 
 
 def random_frozen(config: TrainingConfig) -> Any:
@@ -76,40 +77,38 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, nargs="?", default=PUBLISHED)
+    parser.add_argument("config", nargs="?", default=PUBLISHED)
     parser.add_argument("settings", nargs="*", help="changes to it, as key=value")
-    parser.add_argument("--data", action="append", help="photographs, as train.py takes them")
+    parser.add_argument("--data", action="append", help="photographs, as for `resshift train`")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_intermixed_args(argv)
     devices = jax.devices()
-    defaults = (
-        [f"batch_size={len(devices)}", "dtype=float32"]
-        if args.config.resolve() == PUBLISHED
-        else []
-    )
-    config = read_config(args.config, [*defaults, *args.settings])
+    one_each = [f"batch_size={len(devices)}", "dtype=float32"]
+    defaults = one_each if args.config == PUBLISHED else []
+    config = read_config(find_config(args.config), [*defaults, *args.settings])
     if args.data:
         sources = tuple(SourceConfig(path) for path in args.data)
         config = replace(config, data=replace(config.data, sources=sources))
 
     mesh = make_mesh(devices, config.mesh.fsdp)
     require_divisible(config.batch_size, config.micro_batches, mesh.size)
-    dtype = compute_dtype(config, mesh)
+    model = latent_model(config, mesh)
+    dtype = model.compute.dtype
     state = sharded_init(config, mesh)
     frozen = jax.device_put(random_frozen(config), NamedSharding(mesh, P()))
     side = config.data.crop.size
     shape = config.batch_size, side, side, 3
-    batch = {"high": np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)}
-    low = config.model.unet.condition_size
+    batch = {"hq": np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)}
+    lq = config.model.unet.cond_size
     if config.degradation.kind == "pairs":
-        batch["low"] = batch["high"][:, :low, :low]
+        batch["lq"] = batch["hq"][:, :lq, :lq]
     images = to_global(mesh, batch)
 
-    prepare, step = make_prepare(config, mesh), make_step(config, mesh, dtype)
+    prepare, step = make_prepare(config, mesh), make_step(config, model, mesh)
     prepare_compile, prepare = timed(lambda: prepare.lower(np.int32(0), images).compile())
     pairs = prepare(np.int32(0), images)
-    gflop = published_gflop(step_function(config, mesh, dtype), state, frozen, pairs)
+    count = gflop(step_function(config, published(model), mesh), state, frozen, pairs)
     step_compile, step = timed(lambda: step.lower(state, frozen, pairs).compile())
     memory = step.memory_analysis()
     parts: dict[str, tuple[Callable, tuple]] = {
@@ -124,8 +123,8 @@ def main(argv: list[str] | None = None) -> None:
     images_per_second = {name: config.batch_size / seconds for name, seconds in best.items()}
     seconds = best["training step"]
     rows = [
-        Row("training step", seconds, images_per_second["training step"], gflop,
-            gflop / seconds / rate, step_compile),
+        Row("training step", seconds, images_per_second["training step"], count,
+            count / seconds / rate, step_compile),
         Row("degradation", best["degradation"], images_per_second["degradation"],
             compile_seconds=prepare_compile),
     ]  # fmt: skip
@@ -134,12 +133,12 @@ def main(argv: list[str] | None = None) -> None:
     peak = mesh.size * peak_flops(devices[0], dtype) / 1e9
     summary = {
         **describe_machine(),
-        "config": args.config.stem,
+        "config": Path(args.config).stem,
         "settings": args.settings,
         "batch_size": config.batch_size,
         "dtype": jnp.dtype(dtype).name,
         "matmul_gflops": rate,
-        "mfu": gflop / seconds / peak,
+        "mfu": count / seconds / peak,
         "step_temporary_gib": memory.temp_size_in_bytes / 2**30 if memory else None,
         "peak_gib": peak_gib(devices[0]),
         "rows": [asdict(row) for row in rows],

@@ -1,6 +1,6 @@
-"""The picture of the README: python examples/picture.py LOW RESTORED OUT.
+"""The picture of the README: python examples/picture.py LQ RESTORED OUT.
 
-Beside each other, each image of the folder LOW enlarged bicubically and as it is in the folder
+Beside each other, each image of the folder LQ enlarged bicubically and as it is in the folder
 RESTORED, in rows of at most 1280 pixels.
 """
 
@@ -12,9 +12,9 @@ from PIL import Image
 WIDTH = 1280
 
 
-def pair(low: Path, restored: Path) -> Image.Image:
+def pair(lq: Path, restored: Path) -> Image.Image:
     """An image enlarged bicubically, and restored, side by side."""
-    with Image.open(low) as before, Image.open(restored) as after:
+    with Image.open(lq) as before, Image.open(restored) as after:
         both = Image.new("RGB", (2 * after.width, after.height))
         both.paste(before.convert("RGB").resize(after.size, Image.Resampling.BICUBIC))
         both.paste(after, (after.width, 0))
@@ -23,24 +23,25 @@ def pair(low: Path, restored: Path) -> Image.Image:
 
 def stacked(pictures: list[Image.Image]) -> Image.Image:
     """Rows from left to right, from the top."""
-    places, x, y, height = [], 0, 0, 0
+    corners: list[tuple[int, int]] = []
+    x, y, height = 0, 0, 0
     for picture in pictures:
         if x and x + picture.width > WIDTH:
             x, y, height = 0, y + height, 0
-        places.append((x, y))
+        corners.append((x, y))
         x, height = x + picture.width, max(height, picture.height)
     whole = Image.new("RGB", (WIDTH, y + height), "white")
-    for picture, place in zip(pictures, places, strict=True):
-        whole.paste(picture, place)
+    for picture, corner in zip(pictures, corners, strict=True):
+        whole.paste(picture, corner)
     return whole
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 4:
-        sys.exit("usage: python examples/picture.py LOW RESTORED OUT")
-    low, restored, out = map(Path, sys.argv[1:])
+        sys.exit("usage: python examples/picture.py LQ RESTORED OUT")
+    lq, restored, out = map(Path, sys.argv[1:])
     try:
-        names = sorted(path for path in low.iterdir() if path.suffix in (".jpg", ".png"))
+        names = sorted(path for path in lq.iterdir() if path.suffix in (".jpg", ".png"))
         picture = stacked([pair(path, restored / f"{path.stem}.png") for path in names])
         picture.save(out, quality=92)
     except OSError as e:

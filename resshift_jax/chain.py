@@ -1,25 +1,28 @@
 """The residual-shifting chain: a denoiser as a plain function in, samples of x_0 out.
 
 Nothing here knows what the denoiser is or what the arrays show. All arrays are float and of one
-shape (B, ...); t holds step indices of the chain's schedule, int, of shape () or (B,). The letters
-are those of the paper, arXiv 2307.12348.
+shape (B, ...); t holds indices of the chain's schedule, int, of shape () or (B,). The letters are
+those of the paper, arXiv 2307.12348.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from jaxtyping import Float, Int, Key, UInt32
 from numpy.typing import NDArray
 
-from resshift_jax.config import ChainConfig, Target
-from resshift_jax.schedule import Schedule, make_schedule
+from resshift_jax.schedule import Schedule, ScheduleConfig, make_schedule
 
+Target = Literal["x0", "residual", "epsilon", "epsilon_scale"]
 Denoiser = Callable[[Array, Array], Array]
 NoiseSource = Callable[[ArrayLike], Array]
+Index = Int[Array, ""] | Int[Array, "b"] | int
+"""Of time-steps: one for all samples, or one a sample."""
 
 
 class Trajectory(NamedTuple):
@@ -36,11 +39,11 @@ class Trajectory(NamedTuple):
     pred_x0: Array
 
 
-def gaussian_noise(key: Array, shape: tuple[int, ...]) -> NoiseSource:
+def gaussian_noise(key: Key[Array, "..."], shape: tuple[int, ...]) -> NoiseSource:
     """Standard normal noise of shape (B, ...) for each draw k: k = 0 the prior, k = 1..S the steps.
 
     Args:
-        key: one key, folded with each sample's place in the batch, or B keys, one a sample. The
+        key: one key, folded with each sample's index in the batch, or B keys, one a sample. The
             draws of a sample depend on its own key and k only.
     """
     keys = key
@@ -55,10 +58,12 @@ def gaussian_noise(key: Array, shape: tuple[int, ...]) -> NoiseSource:
     return draw
 
 
-def canvas_noise(keys: Array, origins: Array | None, shape: tuple[int, ...]) -> NoiseSource:
+def canvas_noise(
+    keys: Key[Array, "b"], origins: UInt32[Array, "b 2"] | None, shape: tuple[int, ...]
+) -> NoiseSource:
     """Standard normal noise of tiles, cut from one canvas of noise for each draw and key.
 
-    A pixel's noise depends on its key, the draw and its place on the canvas only, so that tiles
+    A pixel's noise depends on its key, the draw and its position on the canvas only, so that tiles
     which overlap agree, and a tile needs no canvas to be drawn.
 
     Args:
@@ -72,8 +77,8 @@ def canvas_noise(keys: Array, origins: Array | None, shape: tuple[int, ...]) -> 
 
     def draw(k: ArrayLike) -> Array:
         def pixel(key: Array, row: Array, column: Array) -> Array:
-            place = jax.random.fold_in(jax.random.fold_in(key, row), column)
-            return jax.random.normal(place, (channels,))
+            pixel_key = jax.random.fold_in(jax.random.fold_in(key, row), column)
+            return jax.random.normal(pixel_key, (channels,))
 
         def tile(key: Array, origin: Array) -> Array:
             rows = origin[0] + jnp.arange(height, dtype=jnp.uint32)
@@ -92,41 +97,51 @@ class Chain:
     """The forward and reverse process over a schedule.
 
     Attributes:
-        schedule: coefficients of the kept steps.
+        schedule: coefficients of the kept time-steps.
         target: what the denoiser predicts.
         in_pixels: x_0 is made of pixels in [-1, 1]: predictions are clipped to that range, and the
             denoiser's input is scaled by its range instead of its standard deviation.
+        sampler: how x_{t-1} follows from x_t; one of SAMPLERS.
     """
 
     schedule: Schedule
     target: Target = "x0"
     in_pixels: bool = False
+    sampler: str = "ancestral"
 
-    def q_sample(self, x_0: Array, y: Array, t: Array, noise: Array) -> Array:
+    def q_sample(
+        self,
+        x_0: Float[Array, "b *d"],
+        y: Float[Array, "b *d"],
+        t: Index,
+        noise: Float[Array, "b *d"],
+    ) -> Float[Array, "b *d"]:
         """x_t ~ q(x_t | x_0, y) = N(x_0 + eta_t (y - x_0), kappa^2 eta_t I)."""
         s = self.schedule
-        eta, sqrt_eta = _at(s.etas, t, x_0), _at(s.sqrt_etas, t, x_0)
+        eta, sqrt_eta = at(s.etas, t, x_0), at(s.sqrt_etas, t, x_0)
         return x_0 + eta * (y - x_0) + s.kappa * sqrt_eta * noise
 
-    def prior_sample(self, y: Array, noise: Array) -> Array:
+    def prior_sample(
+        self, y: Float[Array, "b *d"], noise: Float[Array, "b *d"]
+    ) -> Float[Array, "b *d"]:
         """x_T ~ N(y, kappa^2 eta_T I)."""
         return y + jnp.asarray(self.schedule.kappa * self.schedule.sqrt_etas[-1], y.dtype) * noise
 
-    def posterior(self, x_0: Array, x_t: Array, t: Array) -> tuple[Array, Array]:
+    def posterior(self, x_0: Array, x_t: Array, t: Index) -> tuple[Array, Array]:
         """Mean and variance of q(x_{t-1} | x_t, x_0, y), which does not need y."""
         s = self.schedule
-        mean = _at(s.posterior_mean_coef_xt, t, x_t) * x_t
-        mean += _at(s.posterior_mean_coef_x0, t, x_t) * x_0
-        return mean, _at(s.posterior_variance, t, x_t)
+        mean = at(s.posterior_mean_coef_xt, t, x_t) * x_t
+        mean += at(s.posterior_mean_coef_x0, t, x_t) * x_0
+        return mean, at(s.posterior_variance, t, x_t)
 
-    def scale_input(self, x_t: Array, t: Array) -> Array:
+    def scale_input(self, x_t: Array, t: Index) -> Array:
         """x_t as the denoiser is given it: about unit variance, or about [-1, 1] for pixels."""
         s = self.schedule
         if self.in_pixels:
-            return x_t / _at(3 * s.kappa * s.sqrt_etas + 1, t, x_t)
-        return x_t / _at((s.kappa**2 * s.etas + 1) ** 0.5, t, x_t)
+            return x_t / at(3 * s.kappa * s.sqrt_etas + 1, t, x_t)
+        return x_t / at((s.kappa**2 * s.etas + 1) ** 0.5, t, x_t)
 
-    def target_of(self, x_0: Array, y: Array, t: Array, noise: Array) -> Array:
+    def target_of(self, x_0: Array, y: Array, t: Index, noise: Array) -> Array:
         """What the denoiser should predict for x_t = q_sample(x_0, y, t, noise)."""
         s = self.schedule
         if self.target == "x0":
@@ -135,9 +150,9 @@ class Chain:
             return y - x_0
         if self.target == "epsilon":
             return noise
-        return s.kappa * _at(s.sqrt_etas, t, x_0) * noise
+        return s.kappa * at(s.sqrt_etas, t, x_0) * noise
 
-    def predict_x0(self, output: Array, x_t: Array, y: Array, t: Array) -> Array:
+    def predict_x0(self, output: Array, x_t: Array, y: Array, t: Index) -> Array:
         """The x_0 that a denoiser's output stands for; the inverse of `target_of`."""
         s = self.schedule
         if self.target == "x0":
@@ -147,12 +162,14 @@ class Chain:
         else:
             shift = output
             if self.target == "epsilon":
-                shift = s.kappa * _at(s.sqrt_etas, t, x_t) * output
-            eta = _at(s.etas, t, x_t)
+                shift = s.kappa * at(s.sqrt_etas, t, x_t) * output
+            eta = at(s.etas, t, x_t)
             x_0 = (x_t - shift - eta * y) / (1 - eta)
         return jnp.clip(x_0, -1, 1) if self.in_pixels else x_0
 
-    def denoised(self, denoise: Denoiser, x_t: Array, y: Array, t: Array) -> Array:
+    def denoised(
+        self, denoise: Denoiser, x_t: Float[Array, "b *d"], y: Float[Array, "b *d"], t: Index
+    ) -> Float[Array, "b *d"]:
         """The denoiser's prediction of x_0 at step t, its input scaled and its t as in training."""
         timestep = jnp.asarray(self.schedule.timesteps, jnp.int32)[t]
         output = denoise(self.scale_input(x_t, t), jnp.broadcast_to(timestep, x_t.shape[:1]))
@@ -161,11 +178,11 @@ class Chain:
     def sample(
         self,
         denoise: Denoiser,
-        y: Array,
-        key: Array | None = None,
+        y: Float[Array, "b *d"],
+        key: Key[Array, "..."] | None = None,
         *,
         noise: NoiseSource | None = None,
-    ) -> Array:
+    ) -> Float[Array, "b *d"]:
         """x_0 given y: the whole reverse chain as one scan.
 
         Args:
@@ -179,25 +196,34 @@ class Chain:
     def trajectory(
         self,
         denoise: Denoiser,
-        y: Array,
-        key: Array | None = None,
+        y: Float[Array, "b *d"],
+        key: Key[Array, "..."] | None = None,
         *,
         noise: NoiseSource | None = None,
     ) -> Trajectory:
         """As `sample`, giving all that the chain went through."""
-        _, x_T, (samples, pred_x0) = self._run(denoise, y, key, noise, keep=True)
-        return Trajectory(x_T, samples, pred_x0)
+        _, x_T, kept = self._run(denoise, y, key, noise, keep=True)
+        assert kept is not None
+        return Trajectory(x_T, *kept)
 
-    def _run(self, denoise, y, key, noise, keep):
+    def _run(
+        self,
+        denoise: Denoiser,
+        y: Array,
+        key: Array | None,
+        noise: NoiseSource | None,
+        *,
+        keep: bool,
+    ) -> tuple[Array, Array, tuple[Array, Array] | None]:
         if (key is None) == (noise is None):
             raise ValueError("sample: give either a key or a noise source")
-        draw = noise if key is None else gaussian_noise(key, y.shape)
+        draw = gaussian_noise(key, y.shape) if noise is None and key is not None else noise
+        assert draw is not None
+        reverse = SAMPLERS[self.sampler].step
 
-        def step(x_t, t):
+        def step(x_t: Array, t: Array) -> tuple[Array, tuple[Array, Array] | None]:
             x_0 = self.denoised(denoise, x_t, y, t)
-            mean, variance = self.posterior(x_0, x_t, t)
-            # The variance at t = 0 is 0: the last step adds no noise.
-            x_t = mean + jnp.sqrt(variance) * draw(last - t + 1).astype(y.dtype)
+            x_t = reverse(self, x_0, x_t, y, t, draw(last - t + 1).astype(y.dtype))
             return x_t, (x_t, x_0) if keep else None
 
         last = self.schedule.num_steps - 1
@@ -206,12 +232,83 @@ class Chain:
         return x_0, x_T, kept
 
 
-def make_chain(config: ChainConfig, *, in_pixels: bool, sampling_steps: int | None = None) -> Chain:
-    """The chain of a configuration, with all of its steps or `sampling_steps` of them."""
-    return Chain(make_schedule(config, sampling_steps), config.target, in_pixels)
+def ancestral(chain: Chain, x_0: Array, x_t: Array, y: Array, t: Index, noise: Array) -> Array:
+    """The published step: x_{t-1} ~ q(x_{t-1} | x_t, x_0, y)."""
+    mean, variance = chain.posterior(x_0, x_t, t)
+    # The variance at t = 0 is 0: the last step adds no noise.
+    return mean + jnp.sqrt(variance) * noise
 
 
-def _at(coefficients: NDArray, t: ArrayLike, like: Array) -> Array:
+def deterministic(chain: Chain, x_0: Array, x_t: Array, y: Array, t: Index, noise: Array) -> Array:
+    """DDIM for this chain, k_t x_0 + m_t x_t + j_t y: no noise after x_T (arXiv 2311.14760)."""
+    s = chain.schedule
+    m, j = at(s.ddim_coef_xt, t, x_t), at(s.ddim_coef_y, t, x_t)
+    return (1 - m - j) * x_0 + m * x_t + j * y
+
+
+def predicted(chain: Chain, x_0: Array, x_t: Array, y: Array, t: Index, noise: Array) -> Array:
+    """The prediction itself."""
+    return x_0
+
+
+class Sampler(NamedTuple):
+    """A row of SAMPLERS.
+
+    Attributes:
+        step: (chain, x_0, x_t, y, t, noise) -> x_{t-1}, given the x_0 predicted from x_t.
+        last_only: it runs the last time-step alone.
+    """
+
+    step: Callable[[Chain, Array, Array, Array, Array, Array], Array]
+    last_only: bool = False
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ancestral": Sampler(ancestral),
+    "deterministic": Sampler(deterministic),
+    "one_step": Sampler(predicted, last_only=True),
+}
+
+
+@dataclass(frozen=True)
+class ChainConfig(ScheduleConfig):
+    """The residual-shifting chain: the settings of `ScheduleConfig`, and these.
+
+    Attributes:
+        target: what the network predicts.
+        sampler: by which a model of this chain is sampled, unless told otherwise.
+        sampling_steps: as many time-steps, unless told otherwise; None: all.
+    """
+
+    target: Target = "x0"
+    sampler: Annotated[str, SAMPLERS] = "ancestral"
+    sampling_steps: int | None = None
+
+
+def make_chain(
+    config: ChainConfig,
+    *,
+    in_pixels: bool,
+    sampling_steps: int | None = None,
+    sampler: str | None = None,
+) -> Chain:
+    """The chain of a configuration.
+
+    sampling_steps, sampler: None: those of the configuration.
+
+    Raises:
+        ValueError: an unknown sampler, or steps that the sampler cannot take.
+    """
+    name = config.sampler if sampler is None else sampler
+    if name not in SAMPLERS:
+        raise ValueError(f"sampler={name}: unknown, one of {', '.join(SAMPLERS)}")
+    if sampling_steps is None and name == config.sampler:
+        sampling_steps = config.sampling_steps
+    schedule = make_schedule(config, sampling_steps, last_only=SAMPLERS[name].last_only)
+    return Chain(schedule, config.target, in_pixels, name)
+
+
+def at(coefficients: NDArray, t: ArrayLike, like: Array) -> Array:
     """coefficients[t] in like's dtype, shaped to broadcast over like's trailing axes."""
     value = jnp.asarray(coefficients, like.dtype)[jnp.asarray(t)]
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value

@@ -1,228 +1,141 @@
-"""All that describes a model: frozen dataclasses of checked values."""
+"""All that describes a model: frozen dataclasses of checked values, and what it can be made of."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
-from resshift_jax.settings import ConfigError, from_dict, require, require_positive, to_dict
+import flax.linen as nn
 
-Target = Literal["x0", "residual", "epsilon", "epsilon_scale"]
-WindowMask = Literal["released", "swin"]
+from resshift_jax.chain import ChainConfig, Target
+from resshift_jax.nn.autoencoder import (
+    PixelConfig,
+    PixelStage,
+    SpaceToDepth,
+    SpaceToDepthConfig,
+    VQAutoencoder,
+    VQConfig,
+)
+from resshift_jax.nn.swin import WindowMask
+from resshift_jax.nn.unet import SwinUNet, UNetConfig
+from resshift_jax.platform import Compute
+from resshift_jax.settings import (
+    ConfigError,
+    Renames,
+    from_dict,
+    renamed,
+    renamed_key,
+    require,
+    to_dict,
+)
+
+__all__ = [
+    "BACKBONES",
+    "FIRST_STAGES",
+    "BackboneConfig",
+    "ChainConfig",
+    "ConfigError",
+    "FirstStageConfig",
+    "ModelConfig",
+    "Network",
+    "PixelConfig",
+    "SpaceToDepthConfig",
+    "Target",
+    "UNetConfig",
+    "VQConfig",
+    "WindowMask",
+    "model_config",
+    "with_overrides",
+]
 
 
-@dataclass(frozen=True)
-class ChainConfig:
-    """The residual-shifting chain (arXiv 2307.12348).
+@runtime_checkable
+class BackboneConfig(Protocol):
+    """What the settings of any denoising network tell.
 
     Attributes:
-        steps: T, the number of steps the network was trained with, at least 2.
-        min_noise_level: m; sqrt(eta_1) = min(m / kappa, m).
-        max_noise_level: sqrt(eta_T).
-        kappa: standard deviation of the noise at eta = 1.
-        power: p, how the growth of sqrt(eta) bends between its ends.
-        target: what the network predicts.
-        one_step: sample with the last step alone, its x_0 being the result (SinSR).
-    """
-
-    steps: int = 15
-    min_noise_level: float = 0.04
-    max_noise_level: float = 0.99
-    kappa: float = 2.0
-    power: float = 0.3
-    target: Target = "x0"
-    one_step: bool = False
-
-    def __post_init__(self):
-        require(self.steps >= 2, f"chain.steps: {self.steps} given, at least 2 needed")
-        require_positive("chain", self, "kappa", "power")
-        first = min(self.min_noise_level / self.kappa, self.min_noise_level)
-        require(
-            0 < first < self.max_noise_level < 1,
-            f"chain: 0 < min_noise_level < max_noise_level < 1 needed, found "
-            f"{self.min_noise_level} and {self.max_noise_level}",
-        )
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """The Swin-UNet. The defaults are the released real-world x4 network.
-
-    Attributes:
-        image_size: side of the latent during training; it fixes each level's window.
+        kind: the name of its row in BACKBONES.
+        image_size: side of the latent during training.
         latent_channels: channels of x_t and of the output.
-        condition_size: side of the LR condition during training, image_size times a power of two.
-        condition_mask: the condition carries an inpainting mask after its three colours.
-        base_channels: width of the first level.
-        channel_mult: width of each level as a multiple of base_channels.
-        num_res_blocks: residual blocks an encoder level; the decoder has one more.
-        swin_channels, swin_depth: width and number of blocks of a Swin layer (shifts alternate).
-        head_channels: channels of an attention head.
-        window_size: side of an attention window, in tokens.
-        mlp_ratio: hidden width of the Swin MLP over swin_channels.
-        window_mask: "released" reproduces the mask that the released weights were trained with,
-            "swin" is that of the Swin paper.
-        pixel_channels: for a latent of blocks of pixels, width of the 3x3 convolutions at the
-            resolution of the pixels that follow; 0: none do.
+        cond_size: side of the condition during training.
+        cond_mask: the condition carries an inpainting mask after its three colours.
+        needs_pixels: the latent must be made of pixels.
+        num_halvings: how often the condition's side is halved to reach the latent's.
+        granularity: latent sides must be multiples of this, in latent pixels.
     """
 
-    image_size: int = 64
-    latent_channels: int = 3
-    condition_size: int = 64
-    condition_mask: bool = False
-    base_channels: int = 160
-    channel_mult: tuple[int, ...] = (1, 2, 2, 4)
-    num_res_blocks: int = 2
-    swin_channels: int = 192
-    swin_depth: int = 2
-    head_channels: int = 32
-    window_size: int = 8
-    mlp_ratio: int = 4
-    window_mask: WindowMask = "released"
-    pixel_channels: int = 0
-
-    def __post_init__(self):
-        require_positive(
-            "unet", self, "image_size", "latent_channels", "condition_size", "base_channels",
-            "channel_mult", "num_res_blocks", "swin_channels", "swin_depth", "head_channels",
-            "window_size", "mlp_ratio",
-        )  # fmt: skip
-        ratio = self.condition_size / self.image_size
-        require(
-            ratio >= 1 and math.log2(ratio).is_integer(),
-            f"unet.condition_size: {self.condition_size} given, must be image_size "
-            f"({self.image_size}) times a power of two",
-        )
-        require(
-            self.swin_channels % self.head_channels == 0,
-            f"unet.swin_channels: {self.swin_channels} given, must be a multiple of "
-            f"head_channels ({self.head_channels})",
-        )
-        for level in range(self.num_levels):
-            window = self.window_size * 2**level if self.shifts(level) else 2**level
-            require(
-                self.image_size % window == 0,
-                f"unet.image_size: {self.image_size} given, level {level} needs a multiple of "
-                f"{window}",
-            )
-        require(
-            self.pixel_channels >= 0,
-            f"unet.pixel_channels: {self.pixel_channels} given, 0 or more needed",
-        )
-        block = math.isqrt(self.latent_channels // 3)
-        require(
-            not self.pixel_channels or self.latent_channels == 3 * block**2,
-            f"unet.pixel_channels: {self.pixel_channels} given, but {self.latent_channels} "
-            f"latent_channels are not the colours of a square of pixels",
-        )
-        for name in ("base_channels", "swin_channels"):
-            width = getattr(self, name)
-            require(width % 32 == 0, f"unet.{name}: {width} given, must be a multiple of 32")
+    def __hash__(self) -> int: ...
 
     @property
-    def num_levels(self) -> int:
-        return len(self.channel_mult)
-
+    def kind(self) -> str: ...
     @property
-    def num_halvings(self) -> int:
-        """How often the condition is halved to reach the latent's size; 0: it is used raw."""
-        return int(math.log2(self.condition_size // self.image_size))
-
+    def image_size(self) -> int: ...
     @property
-    def condition_channels(self) -> int:
-        return 4 if self.condition_mask else 3
-
-    def level_size(self, level: int) -> int:
-        """Side of the feature map of a level during training."""
-        return self.image_size // 2**level
-
-    def window(self, level: int) -> int:
-        return min(self.window_size, self.level_size(level))
-
-    def shifts(self, level: int) -> bool:
-        """Whether a level's windows shift: never where one window covered it in training."""
-        return self.level_size(level) > self.window_size
-
+    def latent_channels(self) -> int: ...
     @property
-    def granularity(self) -> int:
-        """Latent sides must be multiples of this, in latent pixels."""
-        sizes = [self.window(level) * 2**level for level in range(self.num_levels)]
-        return math.lcm(*sizes)
+    def cond_size(self) -> int: ...
+    @property
+    def cond_mask(self) -> bool: ...
+    @property
+    def needs_pixels(self) -> bool: ...
+    @property
+    def num_halvings(self) -> int: ...
+    @property
+    def granularity(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class VQConfig:
-    """A VQGAN first stage. The defaults are the released f4 autoencoder.
+@runtime_checkable
+class FirstStageConfig(Protocol):
+    """What the settings of any first stage tell.
 
     Attributes:
-        channel_mult: width of each level as a multiple of base_channels; the latent is smaller
-            than the image by 2^(levels - 1).
-        num_res_blocks: residual blocks of each encoder level; the decoder has one more.
-        name: stem of the file it is released as.
+        kind: the name of its row in FIRST_STAGES.
+        has_params: it has parameters, which a model needs beside those of its network.
+        in_pixels: latents are made of pixels in [-1, 1].
+        factor: image pixels a latent pixel, along a side.
+        latent_channels: channels of a latent.
+        name: stem of the file that it is released as, if it has parameters.
     """
 
-    kind: Literal["vq"] = "vq"
-    base_channels: int = 128
-    channel_mult: tuple[int, ...] = (1, 2, 4)
-    num_res_blocks: tuple[int, ...] = (2, 2, 2)
-    latent_channels: int = 3
-    codebook_size: int = 8192
-    name: str = "autoencoder_vq_f4"
-
-    def __post_init__(self):
-        require_positive(
-            "first_stage", self, "base_channels", "channel_mult", "num_res_blocks",
-            "latent_channels", "codebook_size",
-        )  # fmt: skip
-        require(
-            self.base_channels % 32 == 0,
-            f"first_stage.base_channels: {self.base_channels} given, must be a multiple of 32",
-        )
-        require(
-            len(self.num_res_blocks) == len(self.channel_mult),
-            f"first_stage.num_res_blocks: {self.num_res_blocks} given, one number for each of the "
-            f"{len(self.channel_mult)} levels needed",
-        )
+    def __hash__(self) -> int: ...
 
     @property
-    def factor(self) -> int:
-        """Image pixels a latent pixel, along a side."""
-        return 2 ** (len(self.channel_mult) - 1)
-
-    in_pixels = False
-
-
-@dataclass(frozen=True)
-class PixelConfig:
-    """No first stage: the chain runs on the pixels, and predictions are clipped to [-1, 1]."""
-
-    kind: Literal["pixel"] = "pixel"
-    in_pixels = True
-    factor = 1
-    latent_channels = 3
-
-
-@dataclass(frozen=True)
-class SpaceToDepthConfig:
-    """A parameter-free first stage: blocks of block x block pixels become channels."""
-
-    kind: Literal["space_to_depth"] = "space_to_depth"
-    block: int = 4
-    in_pixels = True
-
-    def __post_init__(self):
-        require_positive("first_stage", self, "block")
-
+    def kind(self) -> str: ...
     @property
-    def factor(self) -> int:
-        return self.block
-
+    def has_params(self) -> bool: ...
     @property
-    def latent_channels(self) -> int:
-        return 3 * self.block**2
+    def in_pixels(self) -> bool: ...
+    @property
+    def factor(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def latent_channels(self) -> int: ...
 
 
-FirstStageConfig = VQConfig | PixelConfig | SpaceToDepthConfig
+class Network(NamedTuple):
+    """A row of BACKBONES or FIRST_STAGES.
+
+    Attributes:
+        settings: the dataclass whose `kind` is the row's name.
+        make: (settings, compute) -> the Flax module. A backbone is called with x_t, t, the LQ image
+            and the mask, as `SwinUNet`; a first stage has methods `encode` and `decode`.
+    """
+
+    settings: type
+    make: Callable[[Any, Compute], nn.Module]
+
+
+BACKBONES: dict[str, Network] = {
+    "swin_unet": Network(UNetConfig, lambda config, compute: SwinUNet(config, compute)),
+}
+
+FIRST_STAGES: dict[str, Network] = {
+    "vq": Network(VQConfig, lambda config, compute: VQAutoencoder(config, compute)),
+    "pixel": Network(PixelConfig, lambda config, compute: PixelStage()),
+    "space_to_depth": Network(
+        SpaceToDepthConfig, lambda config, compute: SpaceToDepth(config.block)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -230,17 +143,18 @@ class ModelConfig:
     """A whole restoration model.
 
     Attributes:
-        task: name of the task, as sample.py --task takes it; free for one's own models.
+        task: name of the task, as `resshift_jax.load` takes it; free for one's own models.
         scale: side of the output over the side of the input (1 for inpainting and faces).
+        unet: the backbone, by default the Swin-UNet.
     """
 
     task: str = "realsrx4"
     scale: int = 4
     chain: ChainConfig = ChainConfig()
-    unet: UNetConfig = UNetConfig()
-    first_stage: FirstStageConfig = VQConfig()
+    unet: Annotated[BackboneConfig, BACKBONES] = UNetConfig()
+    first_stage: Annotated[FirstStageConfig, FIRST_STAGES] = VQConfig()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.scale >= 1, f"scale: {self.scale} given, must be at least 1")
         require(
             self.unet.latent_channels == self.first_stage.latent_channels,
@@ -248,16 +162,16 @@ class ModelConfig:
             f"{self.first_stage.latent_channels}",
         )
         require(
-            not self.unet.pixel_channels or self.first_stage.in_pixels,
-            f"unet.pixel_channels: {self.unet.pixel_channels} given, but the latent of a first "
-            f"stage of kind {self.first_stage.kind} is not made of pixels",
+            not self.unet.needs_pixels or self.first_stage.in_pixels,
+            f"unet.pixel_channels: more than 0 given, but the latent of a first stage of kind "
+            f"{self.first_stage.kind} is not made of pixels",
         )
         require(
-            self.unet.condition_size * self.scale == self.unet.image_size * self.first_stage.factor,
-            f"scale: {self.scale} given, but a condition of {self.unet.condition_size} pixels and "
+            self.unet.cond_size * self.scale == self.unet.image_size * self.first_stage.factor,
+            f"scale: {self.scale} given, but a condition of {self.unet.cond_size} pixels and "
             f"a latent of {self.unet.image_size} with {self.first_stage.factor} pixels each "
             f"make a scale of "
-            f"{self.unet.image_size * self.first_stage.factor / self.unet.condition_size:g}",
+            f"{self.unet.image_size * self.first_stage.factor / self.unet.cond_size:g}",
         )
 
     @property
@@ -271,14 +185,33 @@ class ModelConfig:
         return self.first_stage.factor // self.scale
 
 
+# Dotted names that keys had before, in files that are still read.
+RENAMED: Renames = {
+    "chain.steps": "chain.num_timesteps",
+    "chain.one_step": ("chain.sampler", {True: "one_step", False: "ancestral"}.__getitem__),
+    "unet.condition_size": "unet.cond_size",
+    "unet.condition_mask": "unet.cond_mask",
+}
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """The configuration of plain dictionaries, also with the names of before.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type.
+    """
+    return from_dict(ModelConfig, renamed(values, RENAMED))
+
+
 def with_overrides(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelConfig:
-    """The configuration with the values of dotted keys such as "chain.steps" replaced.
+    """The configuration with the values of dotted keys such as "chain.kappa" replaced.
 
     Raises:
         ConfigError: an unknown key, or a value of the wrong type.
     """
     values = to_dict(config)
-    for key, value in overrides.items():
+    for old, value in overrides.items():
+        key, value = renamed_key(old, value, RENAMED)
         *groups, name = key.split(".")
         node: Any = values
         for group in groups:
@@ -286,4 +219,4 @@ def with_overrides(config: ModelConfig, overrides: Mapping[str, Any]) -> ModelCo
             if not isinstance(node, dict):
                 raise ConfigError(f"{key}: unknown key, {group} is not a group of settings")
         node[name] = value
-    return from_dict(ModelConfig, values)
+    return model_config(values)

@@ -1,4 +1,4 @@
-"""A path in, a file under that name out: whole, or none. And names fit to be printed."""
+"""A path in, a file under that name out: whole, or none."""
 
 import os
 import tempfile
@@ -26,8 +26,3 @@ def written_whole(path: Path) -> Iterator[Path]:
         plain.touch()
         temporary.chmod(plain.stat().st_mode)
         os.replace(temporary, path)
-
-
-def printable(text: str) -> str:
-    """The text on one line that every terminal takes: what does not print is written as escapes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

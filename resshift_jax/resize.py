@@ -1,6 +1,7 @@
 """Resizing of images by fixed factors: bicubic, as each of three programs does it."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ CUBIC_A = -0.75
 MATLAB_A = -0.5
 
 
-def cubic(distance, a: float):
+def cubic(distance: Any, a: float) -> Any:
     """The cubic convolution kernel at distances, as arrays of NumPy or of JAX."""
     d = abs(distance)
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1

@@ -1,22 +1,54 @@
-"""The eta schedule: a chain configuration in, every coefficient of the chain out, in float64."""
+"""The eta schedule: its settings in, every coefficient of the chain out, in float64."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resshift_jax.config import ChainConfig
+from resshift_jax.settings import require, require_positive
 
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the residual is shifted (arXiv 2307.12348, equation 10).
+
+    Attributes:
+        num_timesteps: T, the number of time-steps the network was trained with, at least 2.
+        min_noise_level: m; sqrt(eta_1) = min(m / kappa, m).
+        max_noise_level: sqrt(eta_T).
+        kappa: standard deviation of the noise at eta = 1.
+        power: p, how the growth of sqrt(eta) bends between its ends.
+    """
+
+    num_timesteps: int = 15
+    min_noise_level: float = 0.04
+    max_noise_level: float = 0.99
+    kappa: float = 2.0
+    power: float = 0.3
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_timesteps >= 2,
+            f"chain.num_timesteps: {self.num_timesteps} given, at least 2 needed",
+        )
+        require_positive("chain", self, "kappa", "power")
+        first = min(self.min_noise_level / self.kappa, self.min_noise_level)
+        require(
+            0 < first < self.max_noise_level < 1,
+            f"chain: 0 < min_noise_level < max_noise_level < 1 needed, found "
+            f"{self.min_noise_level} and {self.max_noise_level}",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Coefficients of a chain of S kept steps, arrays of shape (S,) indexed by the step t = 0..S-1.
+    """Coefficients of a chain of S kept time-steps, arrays (S,) indexed by t = 0..S-1.
 
     Attributes:
         etas: eta_t, the share of the residual that has been shifted after step t.
-        timesteps: index of each kept step in the training schedule, which the network is given.
+        timesteps: index of each in the schedule of training, which the network is given.
         kappa: standard deviation of the noise at eta = 1.
     """
 
@@ -53,6 +85,16 @@ class Schedule:
         return self.alphas / self.etas
 
     @property
+    def ddim_coef_xt(self) -> Floats:
+        """m_t = sqrt(eta_{t-1} / eta_t) of the deterministic chain."""
+        return np.sqrt(self.etas_prev / self.etas)
+
+    @property
+    def ddim_coef_y(self) -> Floats:
+        """j_t = eta_{t-1} - sqrt(eta_{t-1} eta_t) of the deterministic chain."""
+        return self.etas_prev - np.sqrt(self.etas_prev * self.etas)
+
+    @property
     def posterior_variance(self) -> Floats:
         """kappa^2 eta_{t-1} alpha_t / eta_t; 0 at the last reverse step, t = 0."""
         return self.kappa**2 * self.etas_prev * self.alphas / self.etas
@@ -83,28 +125,31 @@ class Schedule:
         return 0.5 / self.posterior_variance_clipped * shift**2
 
 
-def make_schedule(config: ChainConfig, sampling_steps: int | None = None) -> Schedule:
-    """The schedule of a chain, whole or with `sampling_steps` of its steps.
+def make_schedule(
+    config: ScheduleConfig, sampling_steps: int | None = None, *, last_only: bool = False
+) -> Schedule:
+    """The schedule, whole or with `sampling_steps` of its time-steps.
 
     sqrt(eta_t) = sqrt(eta_1) b^beta_t, beta_t = ((t-1) / (T-1))^p (T-1), b such that the last is
-    max_noise_level. Of T steps, S < T keep the indices int(T/S * i), i < S; S > T means T. A chain
-    with `one_step` set keeps the last index alone, and `sampling_steps` must then be 1 or None.
+    max_noise_level. Of T time-steps, S < T keep the indices int(T/S * i), i < S; S > T means T.
+
+    last_only: keeps the last index alone; `sampling_steps` must then be 1 or None.
 
     Raises:
-        ValueError: sampling_steps below 1, or above 1 for a one-step model.
+        ValueError: sampling_steps below 1, or above 1 for the last index alone.
     """
     if sampling_steps is not None and sampling_steps < 1:
-        raise ValueError(f"sampling steps: {sampling_steps} given, at least 1 needed")
-    if config.one_step and sampling_steps not in (None, 1):
-        raise ValueError(f"sampling steps: {sampling_steps} given, this model samples in one step")
-    total = config.steps
+        raise ValueError(f"sampling_steps={sampling_steps}: at least 1 needed")
+    if last_only and sampling_steps not in (None, 1):
+        raise ValueError(f"sampling_steps={sampling_steps}: this model samples in one step")
+    total = config.num_timesteps
     first = min(config.min_noise_level / config.kappa, config.min_noise_level)
     growth = np.exp(np.log(config.max_noise_level / first) / (total - 1))
     beta = np.linspace(0.0, 1.0, total, dtype=np.float64) ** config.power * (total - 1)
     etas = (first * growth**beta) ** 2
 
     kept = min(sampling_steps or total, total)
-    if config.one_step:
+    if last_only:
         timesteps = np.array([total - 1])
     else:
         timesteps = np.array([int(total / kept * i) for i in range(kept)])

@@ -1,11 +1,21 @@
-"""Plain dictionaries in, frozen dataclasses of checked settings out, and back."""
+"""Plain dictionaries in, frozen dataclasses of checked settings out, and back.
 
+What a setting may be is told by its type. A plain table of choices stands beside the type:
+
+    sampler: Annotated[str, SAMPLERS]             one of the table's names
+    weights: Annotated[dict[str, float], LOSSES]  names of the table, each with a value
+    degradation: Annotated[Any, DEGRADATIONS]     a group; its `kind` names a row, whose `settings`
+                                                  is the dataclass of the group
+"""
+
+import contextlib
 import dataclasses
 import difflib
 import math
 import types
 import typing
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -35,10 +45,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
-    """A configuration of type `kind` from plain dictionaries.
+def from_dict(settings: type[T], values: dict[str, Any], where: str = "") -> T:
+    """A configuration of type `settings` from plain dictionaries.
 
-    What a group of settings leaves out is as in the default of `kind`, not as in that of the group.
+    What a group of settings leaves out is as in the default of `settings`, not as in that of the
+    group.
 
     Raises:
         ConfigError: an unknown key or a value of the wrong type, with its dotted name.
@@ -47,24 +58,75 @@ def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
         raise ConfigError(
             f"{where or 'configuration'}: {values!r} given, groups of settings needed"
         )
-    hints = typing.get_type_hints(kind)
-    defaults = {f.name: f.default for f in dataclasses.fields(typing.cast(Any, kind))}
-    unknown = sorted(map(str, set(values) - set(defaults)))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], defaults, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(
-            f"{where}{unknown[0]}: unknown key, {meant}one of {', '.join(sorted(defaults))}"
-        )
+    hints = typing.get_type_hints(settings, include_extras=True)
+    defaults = {f.name: _default(f) for f in dataclasses.fields(typing.cast(Any, settings))}
+    for name in map(str, values):
+        if name not in defaults:
+            raise ConfigError(f"{where}{unknown(name, defaults, 'key')}")
     filled = {
-        key: merged(_plain(defaults[key]), value) if dataclasses.is_dataclass(hints[key]) else value
+        key: merged(to_dict(default), values[key]) if dataclasses.is_dataclass(default) else value
         for key, value in values.items()
+        for default in (defaults[key],)
     }
-    return kind(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in filled.items()})
+    return settings(**{k: _convert(hints[k], v, f"{where}{k}") for k, v in filled.items()})
 
 
-def _plain(default: Any) -> dict[str, Any]:
-    return to_dict(default) if dataclasses.is_dataclass(default) else {}
+Renames = Mapping[str, "str | tuple[str, Callable[[Any], Any]]"]
+"""Dotted name of before -> that of now, or that of now and what makes the value of now."""
+
+
+def renamed(values: Mapping[str, Any], renames: Renames) -> dict[str, Any]:
+    """A copy of plain dictionaries, with the names and values of now for those of before.
+
+    A value that cannot be understood stays as it is, to be refused by its name of now.
+    """
+    new: dict[str, Any] = {}
+    for name, value in leaves(values).items():
+        name, value = renamed_key(name, value, renames)
+        *groups, last = name.split(".")
+        node = new
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[last] = value
+    return new
+
+
+def renamed_key(name: str, value: Any, renames: Renames) -> tuple[str, Any]:
+    """A dotted name and its value, as they are called now."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):  # of a group, too
+        new = renames.get(".".join(parts[:end]))
+        if new is None:
+            continue
+        prefix, change = (new, None) if isinstance(new, str) else new
+        with contextlib.suppress(AttributeError, KeyError, TypeError):
+            value = value if change is None else change(value)
+        return ".".join([prefix, *parts[end:]]), value
+    return name, value
+
+
+def leaves(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Dotted names and values; lists and empty groups count as one value each."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= leaves(value, f"{where}{name}.")
+        else:
+            found[f"{where}{name}"] = value
+    return found
+
+
+def unknown(name: str, known: Collection[str], what: str) -> str:
+    """What to say of a name that is none of the `known` ones."""
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return f"{name}: unknown {what}, {meant}one of {', '.join(sorted(known))}"
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def merged(base: Any, changes: Any) -> Any:
@@ -81,8 +143,11 @@ def merged(base: Any, changes: Any) -> Any:
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     options = typing.get_args(hint)
+    if typing.get_origin(hint) is Annotated:
+        return _convert_choice(options[0], options[1], value, where)
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        return _convert_union(options, value, where)
+        (kind,) = (option for option in options if option is not type(None))
+        return None if value is None else _convert(kind, value, where)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: {value!r} given, a group of settings needed")
@@ -103,22 +168,30 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 _TYPES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
-def _convert_union(options: tuple, value: Any, where: str) -> Any:
-    """Of one that may be absent, or of groups that tell by their `kind` which of them they are."""
-    if type(None) in options:
-        (kind,) = (option for option in options if option is not type(None))
-        return None if value is None else _convert(kind, value, where)
-    kinds = {option().kind: option for option in options}
-    chosen = value.get("kind") if isinstance(value, dict) else None
-    if not isinstance(chosen, str) or chosen not in kinds:
-        raise ConfigError(f"{where}.kind: {chosen!r} given, one of {', '.join(kinds)} needed")
-    return from_dict(kinds[chosen], value, f"{where}.")
+def _convert_choice(hint: Any, table: Mapping[str, Any], value: Any, where: str) -> Any:
+    """Of a table's names, of values by such names, or of a group whose `kind` is such a name."""
+    if hint is str:
+        if not isinstance(value, str) or value not in table:
+            raise ConfigError(f"{where}: {value!r} given, one of {', '.join(table)} needed")
+        return value
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: {value!r} given, a group of settings needed")
+        for name in map(str, value):
+            if name not in table:
+                raise ConfigError(f"{where}.{unknown(name, table, 'key')}")
+        (_, item) = typing.get_args(hint)
+        return {name: _convert(item, v, f"{where}.{name}") for name, v in value.items()}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in table:
+        raise ConfigError(f"{where}.kind: {kind!r} given, one of {', '.join(table)} needed")
+    return from_dict(table[kind].settings, value, f"{where}.")
 
 
 def _convert_tuple(item: Any, second: Any, value: Any, where: str) -> tuple:
     """Of tuple[item, ...], or of a pair tuple[item, item]."""
     is_list = isinstance(value, list | tuple)
-    if dataclasses.is_dataclass(item) or typing.get_origin(item) is Literal:
+    if dataclasses.is_dataclass(item) or typing.get_origin(item) in (Literal, Annotated):
         if not is_list:
             raise ConfigError(f"{where}: {value!r} given, a list needed")
         return tuple(_convert(item, v, f"{where}.{i}") for i, v in enumerate(value))

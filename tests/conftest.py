@@ -11,31 +11,26 @@ import numpy as np
 import pytest
 
 from resshift_jax.config import ModelConfig, UNetConfig, VQConfig
+from resshift_jax.latent_model import backbone_shapes, first_stage_shapes, unflatten
 from resshift_jax.nn.autoencoder import VQAutoencoder
 from resshift_jax.nn.unet import SwinUNet
-from resshift_jax.platform import compiler_options
+from resshift_jax.platform import COMPUTE_DTYPES, Compute, compiler_options
 from resshift_jax.weights import stand_in, store, zoo
-from resshift_jax.weights.mapping import (
-    first_stage_shapes,
-    to_ours,
-    torch_shapes,
-    unet_rules,
-    unet_shapes,
-    unflatten,
-    vq_rules,
-)
+from resshift_jax.weights.mapping import to_ours, torch_shapes, unet_rules, vq_rules
 from resshift_jax.weights.torch import file as torch_file
+
+BFLOAT16 = Compute(COMPUTE_DTYPES["bfloat16"])
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
 # The small networks of mini_manifest.json, by the names there.
 MINI_UNET = UNetConfig(
-    image_size=16, condition_size=16, base_channels=32, swin_channels=64, head_channels=16,
+    image_size=16, cond_size=16, base_channels=32, swin_channels=64, head_channels=16,
     window_size=4,
 )  # fmt: skip
 MINI_UNET_MASK = UNetConfig(
-    image_size=16, condition_size=64, base_channels=32, swin_channels=64, head_channels=16,
-    window_size=4, latent_channels=4, condition_mask=True,
+    image_size=16, cond_size=64, base_channels=32, swin_channels=64, head_channels=16,
+    window_size=4, latent_channels=4, cond_mask=True,
 )  # fmt: skip
 MINI_VQ = VQConfig(base_channels=32, codebook_size=256, name="mini_autoencoder")
 MINI_VQ_F8 = VQConfig(
@@ -45,7 +40,7 @@ MINI_VQ_F8 = VQConfig(
 
 # Smaller still, for what does not depend on a network's size: it compiles in seconds.
 TINY_UNET = UNetConfig(
-    image_size=8, condition_size=8, base_channels=32, channel_mult=(1,), num_res_blocks=1,
+    image_size=8, cond_size=8, base_channels=32, channel_mult=(1,), num_res_blocks=1,
     swin_channels=32, swin_depth=1, head_channels=16, window_size=4,
 )  # fmt: skip
 TINY_VQ = VQConfig(
@@ -57,7 +52,7 @@ TINY = ModelConfig(
 )
 TINY_INPAINTING = ModelConfig(
     task="inpaint_imagenet", scale=1, chain=zoo.FOUR_STEPS,
-    unet=replace(TINY_UNET, condition_size=16, condition_mask=True), first_stage=TINY_VQ,
+    unet=replace(TINY_UNET, cond_size=16, cond_mask=True), first_stage=TINY_VQ,
 )  # fmt: skip
 
 # Which network each manifest describes.
@@ -84,14 +79,14 @@ MANIFEST_STAGES = {
 }
 
 # Of no release, but of the same family.
-SMALL = {"image_size": 16, "condition_size": 16, "base_channels": 32, "swin_channels": 64,
+SMALL = {"image_size": 16, "cond_size": 16, "base_channels": 32, "swin_channels": 64,
          "head_channels": 16, "window_size": 4}  # fmt: skip
 OTHER_UNETS = (
     UNetConfig(**SMALL, channel_mult=(2, 2), num_res_blocks=1, swin_depth=3),
     UNetConfig(**SMALL, channel_mult=(1, 3, 1), num_res_blocks=3, swin_depth=1),
-    UNetConfig(**SMALL, channel_mult=(2,), mlp_ratio=2, condition_mask=True),
-    UNetConfig(**(SMALL | {"condition_size": 128}), channel_mult=(1, 1), latent_channels=5),
-    UNetConfig(image_size=128, condition_size=128),  # its deepest window tells 64
+    UNetConfig(**SMALL, channel_mult=(2,), mlp_ratio=2, cond_mask=True),
+    UNetConfig(**(SMALL | {"cond_size": 128}), channel_mult=(1, 1), latent_channels=5),
+    UNetConfig(image_size=128, cond_size=128),  # its deepest window tells 64
 )
 OTHER_STAGES = (
     VQConfig(base_channels=32, channel_mult=(2, 4), num_res_blocks=(1, 2), name="other"),
@@ -139,7 +134,7 @@ def write_pth(path: Path, name: str) -> Path:
 @cache
 def rules_and_shapes(config: UNetConfig | VQConfig):
     if isinstance(config, UNetConfig):
-        return unet_rules(config), unet_shapes(config)
+        return unet_rules(config), backbone_shapes(config)
     return vq_rules(config), first_stage_shapes(config)
 
 
@@ -219,6 +214,6 @@ def networks(mini_files) -> dict:
 
 @pytest.fixture(scope="session")
 def apply_unet(networks):
-    """(name, x, t, lr, mask) -> output of a small U-Net, compiled once a shape."""
+    """(name, x, t, lq, mask) -> output of a small U-Net, compiled once a shape."""
     compiled = {name: jit(module.apply) for name, (module, _) in networks.items()}
     return lambda name, *args: compiled[name](networks[name][1], *args)

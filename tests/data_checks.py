@@ -1,5 +1,8 @@
 """Checks of what is drawn at random, and of images on canvases."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -33,3 +36,17 @@ def on_larger_canvas(canvas: Canvas, rows: int = 16, columns: int = 48) -> Canva
     padding = ((0, 0), (0, rows), (0, columns))
     planes = jnp.pad(canvas.planes, padding, constant_values=0.7)
     return canvas._replace(planes=planes)
+
+
+def drawn_shapes(monkeypatch, draw: Callable[[], object]) -> list[tuple[int, ...]]:
+    """The shapes that `draw` asks jax.random.uniform for: values depend on how many there are."""
+    shapes, uniform = [], jax.random.uniform
+
+    def recorded(key, shape=(), *args, **kwargs):
+        shapes.append(tuple(shape))
+        return uniform(key, shape, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.random, "uniform", recorded)
+        draw()
+    return shapes

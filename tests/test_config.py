@@ -13,8 +13,8 @@ from resshift_jax.config import (
     UNetConfig,
     VQConfig,
 )
+from resshift_jax.latent_model import backbone_shapes, first_stage_shapes
 from resshift_jax.settings import ConfigError, from_dict, to_dict
-from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes
 from resshift_jax.weights.zoo import RELEASED, VQ_F4, VQ_F4_FACE, VQ_F8_FACE, released_config
 
 PARAMETERLESS = (
@@ -56,16 +56,17 @@ def test_an_unknown_key_is_named_with_its_place(values, key):
         ({"scale": "4"}, "scale", "'4'"),
         ({"scale": True}, "scale", "True"),
         ({"task": 4}, "task", "4"),
-        ({"chain": {"steps": 15.0}}, "chain.steps", "15.0"),
+        ({"chain": {"num_timesteps": 15.0}}, "chain.num_timesteps", "15.0"),
         ({"chain": {"kappa": "2"}}, "chain.kappa", "'2'"),
-        ({"chain": {"one_step": 1}}, "chain.one_step", "1"),
+        ({"chain": {"sampler": 1}}, "chain.sampler", "1"),
+        ({"chain": {"sampler": "best"}}, "chain.sampler", "'best'"),
         ({"chain": {"target": "v"}}, "chain.target", "'v'"),
         ({"chain": 15}, "chain", "15"),
         ({"unet": {"channel_mult": 2}}, "unet.channel_mult", "2"),
         ({"unet": {"channel_mult": [1, 2.0]}}, "unet.channel_mult", r"\[1, 2.0\]"),
         ({"unet": {"window_mask": "none"}}, "unet.window_mask", "'none'"),
         ({"first_stage": {"kind": "vae"}}, "first_stage.kind", "'vae'"),
-        ({"first_stage": {"base_channels": 128}}, "first_stage.kind", "None"),
+        ({"first_stage": {"kind": None}}, "first_stage.kind", "None"),
         ({"first_stage": None}, "first_stage.kind", "None"),
     ],
 )
@@ -81,19 +82,19 @@ def test_a_whole_number_may_stand_for_a_float():
 @pytest.mark.parametrize(
     ("kind", "values", "key"),
     [
-        (ChainConfig, {"steps": 1}, "chain.steps"),
+        (ChainConfig, {"num_timesteps": 1}, "chain.num_timesteps"),
         (ChainConfig, {"kappa": 0.0}, "chain.kappa"),
         (ChainConfig, {"kappa": math.nan}, "chain.kappa"),
         (ChainConfig, {"power": -1.0}, "chain.power"),
         (ChainConfig, {"min_noise_level": 0.0}, "min_noise_level"),
         (ChainConfig, {"min_noise_level": 2.5}, "max_noise_level"),
         (ChainConfig, {"max_noise_level": 1.0}, "max_noise_level"),
-        (UNetConfig, {"condition_size": 96}, "unet.condition_size"),
-        (UNetConfig, {"condition_size": 32}, "unet.condition_size"),
+        (UNetConfig, {"cond_size": 96}, "unet.cond_size"),
+        (UNetConfig, {"cond_size": 32}, "unet.cond_size"),
         (UNetConfig, {"swin_channels": 200}, "unet.swin_channels"),
         (UNetConfig, {"num_res_blocks": 0}, "unet.num_res_blocks"),
         (UNetConfig, {"channel_mult": ()}, "unet.channel_mult"),
-        (UNetConfig, {"image_size": 68, "condition_size": 68}, "unet.image_size"),
+        (UNetConfig, {"image_size": 68, "cond_size": 68}, "unet.image_size"),
         (UNetConfig, {"base_channels": 100}, "unet.base_channels"),
         (UNetConfig, {"swin_channels": 48, "head_channels": 16}, "unet.swin_channels"),
         (UNetConfig, {"pixel_channels": -1, "latent_channels": 48}, "unet.pixel_channels: -1"),
@@ -142,7 +143,7 @@ def test_a_kind_that_is_no_word_is_named():
 
 def test_a_training_size_that_windows_do_not_fill_is_named():
     with pytest.raises(ConfigError, match=r"unet\.image_size"):
-        UNetConfig(image_size=24, condition_size=24, channel_mult=(1, 1, 1), window_size=8)
+        UNetConfig(image_size=24, cond_size=24, channel_mult=(1, 1, 1), window_size=8)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +165,7 @@ def test_every_level_but_the_deepest_shifts():
     config = UNetConfig()
     assert [config.window(level) for level in range(4)] == [8, 8, 8, 8]
     assert [config.shifts(level) for level in range(4)] == [True, True, True, False]
-    small = UNetConfig(image_size=16, condition_size=16, window_size=4)
+    small = UNetConfig(image_size=16, cond_size=16, window_size=4)
     assert [small.window(level) for level in range(4)] == [4, 4, 4, 2]
     assert [small.shifts(level) for level in range(4)] == [True, True, False, False]
     assert small.granularity == 16
@@ -180,7 +181,7 @@ def test_every_level_but_the_deepest_shifts():
     ],
 )
 def test_parameter_count_of_the_unet(file, count):
-    shapes = unet_shapes(released_config(file).unet)
+    shapes = backbone_shapes(released_config(file).unet)
     assert sum(math.prod(shape) for shape in shapes.values()) == count
 
 

@@ -5,23 +5,24 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from resshift_jax.config import ModelConfig
-from resshift_jax.degradation.config import (
-    TEST_SET,
-    DegradationConfig,
-    FaceDegradationConfig,
-    MaskConfig,
-    MixtureConfig,
-)
-from resshift_jax.degradation.faces import degrade_faces
-from resshift_jax.degradation.masks import draw_mask
+from resshift_jax.degradation.config import TEST_SET, MixtureConfig, RealEsrganConfig
+from resshift_jax.degradation.faces import FacesConfig, degrade_faces
+from resshift_jax.degradation.masks import MaskConfig, draw_mask
 from resshift_jax.degradation.real_esrgan import degrade, degrade_mixed
 from resshift_jax.inference.programs import Tiles, restore_tiles
+from resshift_jax.latent_model import (
+    LatentModel,
+    backbone_shapes,
+    first_stage_shapes,
+    unflatten,
+)
 from resshift_jax.nn.lpips import LPIPS
+from resshift_jax.platform import Compute
 from resshift_jax.weights.bundled import bundled_config
-from resshift_jax.weights.mapping import first_stage_shapes, unet_shapes, unflatten
 from resshift_jax.weights.zoo import released_config
 
 ITEM_BYTES = {"f64": 8, "i64": 8, "ui64": 8, "f32": 4, "i32": 4, "ui32": 4, "bf16": 2, "f16": 2}
@@ -32,24 +33,25 @@ def abstract_params(config: ModelConfig) -> dict:
         return unflatten({k: jax.ShapeDtypeStruct(s, jnp.float32) for k, s in shapes.items()})
 
     return {
-        "unet": tree(unet_shapes(config.unet)),
+        "unet": tree(backbone_shapes(config.unet)),
         "first_stage": tree(first_stage_shapes(config.first_stage)),
     }
 
 
 def lower(config: ModelConfig, platform: str, dtype, steps: int | None = None) -> str:
     """The StableHLO of the restoration of one tile of the training size."""
-    side = config.unet.condition_size
+    side = config.unet.cond_size
     abstract = jax.ShapeDtypeStruct
-    mask = abstract((1, side, side, 1), jnp.float32) if config.unet.condition_mask else None
+    mask = abstract((1, side, side, 1), jnp.float32) if config.unet.cond_mask else None
     tiles = Tiles(
-        lr=abstract((1, side, side, 3), jnp.float32),
+        lq=abstract((1, side, side, 3), jnp.float32),
         crc=abstract((1,), jnp.uint32),
         origin=abstract((1, 2), jnp.uint32),
         mask=mask,
     )
     arguments = abstract_params(config), abstract((), jnp.uint32), tiles
-    function = partial(restore_tiles, config=config, dtype=dtype, sampling_steps=steps)
+    model = LatentModel(config, Compute(np.dtype(dtype)))
+    function = partial(restore_tiles, model, sampling_steps=steps)
     exported = jax.export.export(jax.jit(function), platforms=[platform])(*arguments)
     (out,) = exported.out_avals
     assert out.shape == (1, config.scale * side, config.scale * side, 3)
@@ -111,10 +113,10 @@ KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 64))
 @pytest.mark.parametrize(
     ("function", "side", "sides"),
     [
-        (partial(degrade, config=DegradationConfig()), 256, [64]),
+        (partial(degrade, config=RealEsrganConfig()), 256, [64]),
         (partial(degrade, config=TEST_SET), 256, [64]),
         (partial(degrade_mixed, config=MixtureConfig()), 256, [64]),
-        (partial(degrade_faces, config=FaceDegradationConfig()), 512, [512, 512]),
+        (partial(degrade_faces, config=FacesConfig()), 512, [512, 512]),
     ],
     ids=["training", "test set", "mixture", "faces"],
 )
@@ -143,7 +145,7 @@ def test_masks_and_lpips_lower(platform):
     assert_lean(exported.mlir_module())
 
     images = jax.ShapeDtypeStruct((8, 256, 256, 3), jnp.float32)
-    module = LPIPS("vgg", jnp.bfloat16)
+    module = LPIPS("vgg", Compute(np.dtype(jnp.bfloat16)))
     variables = jax.eval_shape(module.init, jax.random.key(0), images, images)
     gradient = jax.grad(lambda x, v, y: module.apply(v, x, y).sum())
     exported = jax.export.export(jax.jit(gradient), platforms=[platform])(images, variables, images)

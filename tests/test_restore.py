@@ -12,7 +12,6 @@ from conftest import TINY, TINY_INPAINTING, assert_close, jit, save_model
 
 import resshift_jax
 from resshift_jax.config import ModelConfig, PixelConfig, SpaceToDepthConfig
-from resshift_jax.inference.batching import Settings
 from resshift_jax.restore import restore
 
 PIXELS = ModelConfig("own", 1, TINY.chain, TINY.unet, PixelConfig())
@@ -43,9 +42,9 @@ def inpainting(load):
     return load(TINY_INPAINTING)
 
 
-def run(model, lr, keys, mask=None):
+def run(model, lq, keys, mask=None):
     """The pure function on whole arrays, compiled."""
-    return jit(partial(restore, config=model.config))(model.params, lr, keys, mask)
+    return jit(partial(restore, model.latent_model))(model.params, lq, keys, mask)
 
 
 def photo(*shape, seed=0):
@@ -63,9 +62,9 @@ def test_any_size_gives_its_multiple(model, size):
 def test_an_image_is_reflected_to_full_windows_and_cropped(model):
     image = photo(5, 9)
     rows, columns = [0, 1, 2, 3, 4, 3, 2, 1], [*range(9), 7, 6, 5]
-    lr = 2 * (image[rows][:, columns][None] / np.float32(255)) - 1
+    lq = 2 * (image[rows][:, columns][None] / np.float32(255)) - 1
     key = jax.random.fold_in(jax.random.key(7), zlib.crc32(image.tobytes()))
-    whole = run(model, lr, key[None])
+    whole = run(model, lq, key[None])
     assert_close(model(image, seed=7), np.rint(127.5 * (whole[0, :10, :18] + 1)), 1)
 
 
@@ -112,13 +111,35 @@ def test_another_seed_is_another_sample_and_the_same_seed_the_same(model):
 
 def test_fewer_steps_are_another_chain(model):
     image = photo(5, 9)
-    assert np.abs(model(image, steps=2).astype(int) - model(image)).mean() > 1
-    with pytest.raises(ValueError, match=r"^steps: 0 given"):
-        model(image, steps=0)
+    assert np.abs(model(image, sampling_steps=2).astype(int) - model(image)).mean() > 1
+    with pytest.raises(ValueError, match=r"^sampling_steps=0: at least 1"):
+        model(image, sampling_steps=0)
+
+
+def test_another_sampler_is_another_chain(model):
+    image = photo(5, 9)
+    outs = [model(image, sampler=name).astype(int) for name in resshift_jax.SAMPLERS]
+    for i, one in enumerate(outs):
+        for other in outs[i + 1 :]:
+            assert np.abs(one - other).mean() > 0.5
+    np.testing.assert_array_equal(model(image, sampler="ancestral"), model(image))
+
+
+def test_options_are_fields_or_a_whole(model):
+    image = photo(5, 9)
+    options = resshift_jax.RestoreOptions(seed=3, sampling_steps=2)
+    np.testing.assert_array_equal(
+        model(image, options=options), model(image, seed=3, sampling_steps=2)
+    )
+    np.testing.assert_array_equal(
+        model(image, None, options, seed=4), model(image, seed=4, sampling_steps=2)
+    )
+    with pytest.raises(TypeError, match=r"^steps: not an option, those are seed, sampling_steps, "):
+        model(image, steps=2)
 
 
 def test_a_shape_is_compiled_once(model):
-    programs = model.programs(Settings())
+    programs = model.programs()
     model(photo(5, 9))
     compiled = programs.count
     model(photo(8, 11, seed=1), seed=5)
@@ -138,17 +159,17 @@ def test_known_pixels_stay_as_they_are(inpainting):
 
 
 def test_pixels_to_fill_are_not_seen(inpainting):
-    lr = jnp.asarray(2 * photo(24, 16)[None] / np.float32(255) - 1)
+    lq = jnp.asarray(2 * photo(24, 16)[None] / np.float32(255) - 1)
     mask = jnp.zeros((1, 24, 16, 1)).at[:, 4:11, 3:9].set(1)
     keys = jax.random.split(jax.random.key(0), 1)
-    first = run(inpainting, lr, keys, mask)
-    second = run(inpainting, jnp.where(mask == 1, 0.3, lr), keys, mask)
+    first = run(inpainting, lq, keys, mask)
+    second = run(inpainting, jnp.where(mask == 1, 0.3, lq), keys, mask)
     np.testing.assert_array_equal(first, second)
     # A mask of one half lets half of the image through: at most half of the range may change.
-    half = run(inpainting, lr, keys, mask / 2)
-    np.testing.assert_array_equal(half[:, :4], lr[:, :4])
-    assert jnp.abs(first - lr).max() > 1
-    assert jnp.abs(half - lr).max() <= 1
+    half = run(inpainting, lq, keys, mask / 2)
+    np.testing.assert_array_equal(half[:, :4], lq[:, :4])
+    assert jnp.abs(first - lq).max() > 1
+    assert jnp.abs(half - lq).max() <= 1
 
 
 @pytest.mark.parametrize("config", [PIXELS, BLOCKS], ids=["pixels", "blocks"])
@@ -168,21 +189,21 @@ def test_stages_without_parameters(load, config):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (photo(8), "image: shape (8, 3) given"),
-        (np.zeros((8, 8), np.uint8), "image: shape (8, 8) given"),
-        (np.zeros((8, 8, 4), np.uint8), "image: shape (8, 8, 4) given"),
-        (np.zeros((1, 1, 8, 8, 3), np.uint8), "image: shape (1, 1, 8, 8, 3) given"),
-        (np.zeros((0, 8, 3), np.uint8), "image: shape (0, 8, 3) given"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "image: shape (0, 8, 8, 3) given"),
-        (np.zeros((8, 8, 3), np.int32), "image: int32 given, uint8 or float"),
-        (np.zeros((8, 8, 3), np.complex64), "image: complex64 given"),
-        (np.full((8, 8, 3), 255.0), "image: values from 255.0 to 255.0 given"),
-        (np.full((8, 8, 3), -0.1), "image: values from -0.1"),
-        (np.full((8, 8, 3), np.nan), "image: values from nan"),
+        (photo(8), "lq: shape (8, 3) given"),
+        (np.zeros((8, 8), np.uint8), "lq: shape (8, 8) given"),
+        (np.zeros((8, 8, 4), np.uint8), "lq: shape (8, 8, 4) given"),
+        (np.zeros((1, 1, 8, 8, 3), np.uint8), "lq: shape (1, 1, 8, 8, 3) given"),
+        (np.zeros((0, 8, 3), np.uint8), "lq: shape (0, 8, 3) given"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "lq: shape (0, 8, 8, 3) given"),
+        (np.zeros((8, 8, 3), np.int32), "lq: int32 given, uint8 or float"),
+        (np.zeros((8, 8, 3), np.complex64), "lq: complex64 given"),
+        (np.full((8, 8, 3), 255.0), "lq: values from 255.0 to 255.0 given"),
+        (np.full((8, 8, 3), -0.1), "lq: values from -0.1"),
+        (np.full((8, 8, 3), np.nan), "lq: values from nan"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(model, image, message):
-    with pytest.raises(ValueError, match="image") as caught:
+    with pytest.raises(ValueError, match="lq") as caught:
         model(image)
     assert message in str(caught.value)
 
@@ -202,8 +223,8 @@ def test_masks_that_do_not_fit_are_refused(model, inpainting):
 
 
 def test_a_one_step_model(load):
-    config = replace(TINY, chain=replace(TINY.chain, one_step=True))
+    config = replace(TINY, chain=replace(TINY.chain, sampler="one_step"))
     one_step = load(replace(config, task="one_step"))
     assert one_step(photo(5, 9)).shape == (10, 18, 3)
-    with pytest.raises(ValueError, match="2 given, this model samples in one step"):
-        one_step(photo(5, 9), steps=2)
+    with pytest.raises(ValueError, match="sampling_steps=2: this model samples in one step"):
+        one_step(photo(5, 9), sampling_steps=2)

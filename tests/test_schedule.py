@@ -1,7 +1,5 @@
 """The eta schedule against the published coefficients, and which steps respacing keeps."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from conftest import golden
@@ -35,7 +33,7 @@ def test_coefficients_of_the_released_chains(name, ours, theirs):
 
 @pytest.mark.parametrize("steps", [2, 4, 15, 1000])
 def test_ends_of_the_schedule(steps):
-    schedule = make_schedule(ChainConfig(steps=steps, min_noise_level=0.04, kappa=2.0))
+    schedule = make_schedule(ChainConfig(num_timesteps=steps, min_noise_level=0.04, kappa=2.0))
     assert schedule.sqrt_etas[0] == pytest.approx(0.02, rel=1e-12)
     assert schedule.sqrt_etas[-1] == pytest.approx(0.99, rel=1e-12)
     assert (schedule.alphas > 0).all()
@@ -75,21 +73,21 @@ def test_fewer_steps_keep_the_published_indices(kept, timesteps):
 
 
 def test_one_step_keeps_the_last_index_alone():
-    schedule = make_schedule(ONE_STEP)
+    schedule = make_schedule(ONE_STEP, last_only=True)
     assert schedule.timesteps.tolist() == [14]
     assert schedule.posterior_mean_coef_x0.tolist() == [1.0]
     assert schedule.posterior_mean_coef_xt.tolist() == [0.0]
     assert schedule.posterior_variance.tolist() == [0.0]
     assert np.isfinite(schedule.posterior_log_variance_clipped).all()
-    assert make_schedule(ONE_STEP, 1).timesteps.tolist() == [14]
+    assert make_schedule(ONE_STEP, 1, last_only=True).timesteps.tolist() == [14]
 
 
 @pytest.mark.parametrize("kept", [0, -3])
 def test_no_steps_are_refused(kept):
-    with pytest.raises(ValueError, match=f"sampling steps: {kept} given"):
+    with pytest.raises(ValueError, match=f"sampling_steps={kept}: at least 1"):
         make_schedule(FOUR_STEPS, kept)
 
 
 def test_more_steps_of_a_one_step_model_are_refused():
-    with pytest.raises(ValueError, match="2 given, this model samples in one step"):
-        make_schedule(replace(FIFTEEN_STEPS, one_step=True), 2)
+    with pytest.raises(ValueError, match="sampling_steps=2: this model samples in one step"):
+        make_schedule(FIFTEEN_STEPS, 2, last_only=True)

@@ -46,14 +46,14 @@ def compare_unet(config: UNetConfig, height: int, width: int, tolerance: float) 
     state, variables = weights(config)
     factor = 2**config.num_halvings
     x_t = noise(1, 2, height, width, config.latent_channels)
-    lr = np.tanh(noise(2, 2, height * factor, width * factor, 3))
-    mask = np.sign(noise(3, *lr.shape[:3], 1)) if config.condition_mask else None
+    lq = np.tanh(noise(2, 2, height * factor, width * factor, 3))
+    mask = np.sign(noise(3, *lq.shape[:3], 1)) if config.cond_mask else None
     t = np.array([3, 0])
     expected = reference.unet(
-        state, x_t, t, lr, mask, window=config.window_size, image_size=config.image_size,
+        state, x_t, t, lq, mask, window=config.window_size, image_size=config.image_size,
         head_dim=config.head_channels,
     )  # fmt: skip
-    assert_close(jit(SwinUNet(config).apply)(variables, x_t, t, lr, mask), expected, tolerance)
+    assert_close(jit(SwinUNet(config).apply)(variables, x_t, t, lq, mask), expected, tolerance)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 48), (48, 32)])
@@ -93,17 +93,17 @@ def test_last_latent_of_the_full_chain():
     """Fifteen steps of the full network, from a latent and noise that no golden holds."""
     config = zoo.released_config(task="realsrx4", version="v2")
     state, variables = weights(config.unet)
-    z_y, lr = noise(5, 1, 64, 64, 3), np.tanh(noise(6, 1, 64, 64, 3))
+    z_y, lq = noise(5, 1, 64, 64, 3), np.tanh(noise(6, 1, 64, 64, 3))
     draws = noise(7, 16, 1, 64, 64, 3)
     samples, _ = reference.sample_chain(
-        lambda x, t: reference.unet(state, x, t, lr, window=8, image_size=64),
+        lambda x, t: reference.unet(state, x, t, lq, window=8, image_size=64),
         z_y, draws, steps=15, min_noise=0.04,
     )  # fmt: skip
     chain, unet = make_chain(config.chain, in_pixels=False), SwinUNet(config.unet)
 
     @jit
     def sample(variables, z_y, draws):
-        denoise = lambda x_t, t: unet.apply(variables, x_t, t, lr)  # noqa: E731
+        denoise = lambda x_t, t: unet.apply(variables, x_t, t, lq)  # noqa: E731
         return chain.sample(denoise, z_y, noise=lambda k: draws[k])
 
     assert_close(sample(variables, z_y, jnp.asarray(draws)), samples[-1], 1e-4)

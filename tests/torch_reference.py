@@ -93,7 +93,7 @@ def bicubic(image, scale):
 
 
 def sample_chain(denoise, z_y, noise, *, steps, min_noise, kappa=2.0, power=0.3):
-    """Reverse chain from the latent `z_y` of the upsampled LR: (samples, predictions of x_0).
+    """Reverse chain from the latent `z_y` of the upsampled LQ: (samples, predictions of x_0).
 
     `denoise(x_scaled, t)` predicts x_0; `noise[0]` makes the prior and `noise[k]` is added by
     the k-th reverse step (the last step adds none).

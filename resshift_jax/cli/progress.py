@@ -1,9 +1,10 @@
 """What a run shows: a bar while it goes on, a line for each file, and at the end what failed."""
 
-import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -17,7 +18,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from resshift_jax.files import printable
+from resshift_jax.cli.errors import as_flags
+from resshift_jax.console import counted, printable, show, writable
 from resshift_jax.inference.files import Outcome
 from resshift_jax.inference.programs import Programs
 
@@ -42,10 +44,20 @@ class Report:
         folder: where the results go.
         skipped: how many were left out because their results are there.
         name: of this process, where there are several.
+        flags: parameter -> flag of the command, for what is said of files that failed.
     """
 
-    def __init__(self, total: int, folder: Path, *, skipped: int = 0, name: str = ""):
+    def __init__(
+        self,
+        total: int,
+        folder: Path,
+        *,
+        skipped: int = 0,
+        name: str = "",
+        flags: Mapping[str, str] | None = None,
+    ):
         self.total, self.folder, self.skipped, self.name = total, folder, skipped, name
+        self.flags = flags or {}
         self.restored = 0
         self.failures: list[str] = []
         self._notices: set[str] = set()
@@ -69,15 +81,20 @@ class Report:
         self._bar.start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._bar.stop()
 
     def advance(self, share: float) -> None:
         """The share of an image that has just been done with."""
         self._bar.advance(self._task, share)
 
-    def doing(self, what: str) -> None:
-        """What the run is at, if not at images."""
+    def announce(self, what: str) -> None:
+        """What the run is at, if not at images; "" when that ends."""
         self._bar.update(self._task, description=what or self.name)
 
     def __call__(self, outcome: Outcome) -> None:
@@ -87,8 +104,9 @@ class Report:
             before, after = (f"{width}x{height}" for width, height in outcome.sizes)
             self._say(f"{file.source} -> {file.target}  {before} -> {after}", sys.stdout)
         else:
-            self.failures.append(outcome.error)
-            self._say(f"error: {outcome.error}", sys.stderr)
+            error = self._with_flags(outcome.error, str(file.source))
+            self.failures.append(error)
+            self._say(f"error: {error}", sys.stderr)
         for notice in outcome.notices:
             if notice not in self._notices:
                 self._notices.add(notice)
@@ -97,9 +115,14 @@ class Report:
         completed = max(done, self._bar.tasks[0].completed)
         self._bar.update(self._task, completed=completed, done=done)
 
+    def _with_flags(self, error: str, name: str) -> str:
+        """What is said of a file, but for its name, with the flags of the command."""
+        before, found, after = error.partition(printable(name))
+        return as_flags(before, self.flags) + found + as_flags(after, self.flags)
+
     def _say(self, line: str, stream: TextIO) -> None:
         if self._shown and stream.isatty():
-            self._bar.console.print(Text(_writable(line, stream)), soft_wrap=True)  # above the bar
+            self._bar.console.print(Text(writable(line, stream)), soft_wrap=True)  # above the bar
         else:
             show(printable(line), stream)
 
@@ -129,23 +152,3 @@ def _compiled(programs: Programs) -> str:
     ways = [f"compiling {counted(new, 'program')}"] if new else []
     ways += [f"loading {counted(found, 'program')} of an earlier run"] if found else []
     return f"{programs.seconds:.1f} s for {' and '.join(ways)}, one for each shape of tiles"
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def show(text: str, stream: TextIO) -> None:
-    """Prints a line or a few. A log that is full, or whose reader has gone, costs no picture."""
-    try:
-        for line in text.splitlines():
-            print(_writable(line, stream), file=stream)
-        stream.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _writable(line: str, stream: TextIO) -> str:
-    """The line with escapes for what a stream cannot show, such as parts of a name's bytes."""
-    encoding = stream.encoding or "utf-8"
-    return printable(line).encode(encoding, "backslashreplace").decode(encoding)

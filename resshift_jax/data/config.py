@@ -1,9 +1,10 @@
-"""What may be said of the images to train with: frozen dataclasses, with their checks."""
+"""The settings of the images to train with, which YAML calls `data`: frozen dataclasses."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated
 
+from resshift_jax.data.squares import FLIPS, METHODS
 from resshift_jax.settings import require, require_positive
 
 TFDS_PREFIX = "tfds:"
@@ -21,26 +22,25 @@ class SourceConfig:
         path: a folder, with its sub-folders; a text file that lists images, one a line, by paths
             from its own folder; or `tfds:NAME[/SPLIT]`, a prepared set of TensorFlow Datasets,
             as tfds:div2k/bicubic_x4/train[:50%].
-        low: folder with the low-quality image of each, under the same name.
+        lq: folder with the low-quality image of each, under the same name.
         weight: how often its images are seen, beside the weights of the other sources; None: their
             number, so that each image of all sources is seen equally often.
         data_dir: where TensorFlow Datasets has its sets; None: its own default.
     """
 
     path: str
-    low: str | None = None
+    lq: str | None = None
     weight: float | None = None
     data_dir: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(bool(self.path), "data.sources.path: none given, name a folder of images")
         if self.weight is not None:
             require_positive("data.sources", self, "weight")
         if self.is_tfds:
             require(
-                self.low is None,
-                f"data.sources.low: {self.low} given, but {self.path} cannot be paired with a "
-                f"folder",
+                self.lq is None,
+                f"data.sources.lq: {self.lq} given, but {self.path} cannot be paired with a folder",
             )
         else:
             require(
@@ -59,26 +59,23 @@ class CropConfig:
     """How an image becomes a square of `size` pixels.
 
     Attributes:
-        method: "square" cuts a square of the short side at a random place and reduces it by area
+        method: "square" cuts a square of the short side at a random offset and reduces it by area
             averages; "resized" resizes the short side to `size`, bicubically, and crops at a random
-            place; "random" crops at a random place. Images that are too small are mirrored.
+            offset; "random" crops at a random offset. Images that are too small are mirrored.
         flips: "horizontal" mirrors half of the images, "dihedral" turns, too: all eight ways.
         max_reduction: for "random", squares of up to this many times `size` are cut, drawn
             uniformly, and reduced by area averages; 1: none is. It shows the network more scales
             than the images have, and sharper pixels where they are soft.
     """
 
-    method: Literal["square", "resized", "random"] = "square"
+    method: Annotated[str, METHODS] = "square"
     size: int = 256
-    flips: Literal["none", "horizontal", "dihedral"] = "horizontal"
+    flips: Annotated[str, FLIPS] = "horizontal"
     max_reduction: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("data.crop", self, "size")
-        for name, known in (
-            ("method", ("square", "resized", "random")),
-            ("flips", ("none", "horizontal", "dihedral")),
-        ):
+        for name, known in (("method", METHODS), ("flips", FLIPS)):
             value = getattr(self, name)
             require(
                 value in known,
@@ -96,7 +93,7 @@ class CropConfig:
 
 
 @dataclass(frozen=True)
-class InputConfig:
+class DataConfig:
     """Where the images come from, and how they are read.
 
     None of `threads`, `workers` and `prefetch` changes what is read.
@@ -117,7 +114,7 @@ class InputConfig:
     prefetch: int = 4
     max_unreadable: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("data", self, "threads", "prefetch")
         require(self.workers >= 0, f"data.workers: {self.workers} given, 0 or more needed")
         require(

@@ -16,10 +16,10 @@ from functools import partial
 import grain
 import numpy as np
 
-from resshift_jax.data.config import CropConfig, InputConfig, InputError
+from resshift_jax.console import printable
+from resshift_jax.data.config import CropConfig, DataConfig, InputError
 from resshift_jax.data.crops import check_pairs_can_be_cropped, crop_pair
 from resshift_jax.data.sources import Source, open_source
-from resshift_jax.files import printable
 from resshift_jax.image_io.photo import ImageFileError
 
 ALWAYS_ALLOWED = 10
@@ -34,20 +34,20 @@ Batch = dict[str, np.ndarray]
 class Loader:
     """Batches of squares for training.
 
-    A sample is a function of the seed, the step and its place in the batch. It does not depend on
+    A sample is a function of the seed, the step and its index in the batch. It does not depend on
     threads, processes or shards, nor on the step at which reading began. Each image of a source is
     seen once before any is seen again.
 
     A batch is a dictionary of
-        high: (batch_size / shards, size, size, 3) uint8;
-        low: the same of sides size / scale, for pairs only;
+        hq: (batch_size / shards, size, size, 3) uint8;
+        lq: the same of sides size / scale, for pairs only;
         record: (batch_size / shards, 3) int32: the number of the source, that of the image in it,
             and how many images were unreadable, for each of which the next one was read instead.
     """
 
     def __init__(
         self,
-        config: InputConfig,
+        config: DataConfig,
         scale: int,
         *,
         seed: int,
@@ -85,7 +85,8 @@ class Loader:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, read now. Raises InputError as `batches` does."""
-        return self._batches[step * self._shards + self._shard]
+        batch: Batch = self._batches[step * self._shards + self._shard]
+        return batch
 
     def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """The batches from a step on, without end, read ahead.
@@ -176,14 +177,14 @@ class Loader:
         return lines
 
 
-def _all_paired(config: InputConfig, sources: tuple[Source, ...]) -> bool:
+def _all_paired(config: DataConfig, sources: tuple[Source, ...]) -> bool:
     paired = [source.paired for source in sources]
     if any(paired) and not all(paired):
-        with_low = config.sources[paired.index(True)].path
+        with_lq = config.sources[paired.index(True)].path
         without = config.sources[paired.index(False)].path
         raise InputError(
             printable(
-                f"data.sources: {with_low} has low-quality images and {without} has none, all or "
+                f"data.sources: {with_lq} has low-quality images and {without} has none, all or "
                 f"none must have them"
             )
         )
@@ -191,7 +192,7 @@ def _all_paired(config: InputConfig, sources: tuple[Source, ...]) -> bool:
 
 
 def _samples(
-    config: InputConfig, sources: tuple[Source, ...], scale: int, seed: int
+    config: DataConfig, sources: tuple[Source, ...], scale: int, seed: int
 ) -> grain.MapDataset:
     """All samples there will ever be, by their numbers."""
     seeds = np.random.SeedSequence(seed).generate_state(len(sources) + 1).tolist()
@@ -228,9 +229,9 @@ class _Records:
 
 
 def _cropped(sample: tuple, rng: np.random.Generator, config: CropConfig, scale: int) -> Batch:
-    high, low, record = sample
-    high, low = crop_pair(high, low, rng, config, scale)
-    images = {"high": high} if low is None else {"high": high, "low": low}
+    hq, lq, record = sample
+    hq, lq = crop_pair(hq, lq, rng, config, scale)
+    images = {"hq": hq} if lq is None else {"hq": hq, "lq": lq}
     return images | {"record": record}
 
 
@@ -256,7 +257,8 @@ def _prepare_worker(batches: grain.MapDataset) -> None:
 
 
 def _read_in_worker(number: int) -> Batch:
-    return _batches_of_worker[number]
+    batch: Batch = _batches_of_worker[number]
+    return batch
 
 
 def _end_with_parent() -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
+from resshift_jax.console import printable
 from resshift_jax.data.config import InputError, SourceConfig
 from resshift_jax.data.tfds import TfdsSplit, open_tfds
-from resshift_jax.files import printable
 from resshift_jax.image_io.folders import SUFFIXES, list_images
 from resshift_jax.image_io.photo import ImageFileError, read_photo
+from resshift_jax.pixels import uint8_from_unit
 
 CHECKED_PAIRS = 1000
 """Of so many pairs the sizes are compared when a set is opened, of the others as they are read."""
@@ -25,19 +27,19 @@ class Folder:
 
     Attributes:
         root, names: the images; names are paths from the root, as text, of which a million fit.
-        low_root, low_names: the low-quality images; None: there are none.
+        lq_root, lq_names: the low-quality images; None: there are none.
         scale: side of an image over the side of its low-quality version.
     """
 
     root: str
     names: tuple[str, ...]
     scale: int = 1
-    low_root: str | None = None
-    low_names: tuple[str, ...] | None = None
+    lq_root: str | None = None
+    lq_names: tuple[str, ...] | None = None
 
     @property
     def paired(self) -> bool:
-        return self.low_names is not None
+        return self.lq_names is not None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -46,32 +48,32 @@ class Folder:
         """The path of image i."""
         return os.path.join(self.root, self.names[i])
 
-    def low_name(self, i: int) -> str:
+    def lq_name(self, i: int) -> str:
         """The path of its low-quality version, of a paired set."""
-        assert self.low_root is not None
-        assert self.low_names is not None
-        return os.path.join(self.low_root, self.low_names[i])
+        assert self.lq_root is not None
+        assert self.lq_names is not None
+        return os.path.join(self.lq_root, self.lq_names[i])
 
-    def read(self, i: int) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, i: int) -> tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"] | None]:
         """(H, W, 3) uint8, and of a paired set (H / scale, W / scale, 3) uint8, or None.
 
         Raises:
             ImageFileError: a file that cannot be read.
             InputError: a pair of sizes that do not fit.
         """
-        high = _read(self.name(i))
+        hq = _read(self.name(i))
         if not self.paired:
-            return high, None
-        low = _read(self.low_name(i))
-        if not _fit(high.shape, low.shape, self.scale):
+            return hq, None
+        lq = _read(self.lq_name(i))
+        if not _fit(hq.shape, lq.shape, self.scale):
             raise InputError(
                 printable(
-                    f"{self.name(i)} ({_size(high)}) and {self.low_name(i)} ({_size(low)}): a pair "
-                    f"needs sides that are {self.scale} times as long, {self.scale * low.shape[1]}x"
-                    f"{self.scale * low.shape[0]} here"
+                    f"{self.name(i)} ({_size(hq)}) and {self.lq_name(i)} ({_size(lq)}): a pair "
+                    f"needs sides that are {self.scale} times as long, {self.scale * lq.shape[1]}x"
+                    f"{self.scale * lq.shape[0]} here"
                 )
             )
-        return high, low
+        return hq, lq
 
 
 Source = Folder | TfdsSplit
@@ -96,11 +98,11 @@ def open_source(config: SourceConfig, scale: int) -> Source:
     else:
         if path.is_file():
             raise InputError(printable(f"{path}: a folder or a list of images (.txt) needed"))
-        root, names = str(path), _names_below(path, exclude=config.low)
-    if config.low is None:
+        root, names = str(path), _names_below(path, exclude=config.lq)
+    if config.lq is None:
         return Folder(root, names)
-    low_names = _partners(root, names, Path(config.low))
-    source = Folder(root, names, scale, config.low, low_names)
+    lq_names = _partners(root, names, Path(config.lq))
+    source = Folder(root, names, scale, config.lq, lq_names)
     _check_sizes(source)
     return source
 
@@ -124,18 +126,18 @@ def _names_below(folder: Path, exclude: str | None = None) -> tuple[str, ...]:
     return tuple(os.path.relpath(path, folder) for path in paths)
 
 
-def _partners(root: str, names: tuple[str, ...], low: Path) -> tuple[str, ...]:
-    """The low-quality image of each: at the same place, with the same stem at least."""
+def _partners(root: str, names: tuple[str, ...], lq: Path) -> tuple[str, ...]:
+    """The low-quality image of each: at the same path below `lq`, or with another suffix."""
     by_stem: dict[str, list[str]] = {}
-    for name in _names_below(low):
+    for name in _names_below(lq):
         by_stem.setdefault(_stem(name), []).append(name)
     partners = []
     for name in names:
-        place = os.path.relpath(name, root) if os.path.isabs(name) else os.path.normpath(name)
-        found = by_stem.get(_stem(place), [])
-        found = [place] if place in found else found
+        relative = os.path.relpath(name, root) if os.path.isabs(name) else os.path.normpath(name)
+        found = by_stem.get(_stem(relative), [])
+        found = [relative] if relative in found else found
         if len(found) != 1:
-            image, where = os.path.join(root, name), low / place
+            image, where = os.path.join(root, name), lq / relative
             reason = (
                 f"{image}: several low-quality images for it in {where.parent}, leave one of "
                 f"{', '.join(os.path.basename(other) for other in found)}"
@@ -156,8 +158,8 @@ def _check_sizes(source: Folder) -> None:
     """Raises InputError for pairs that do not fit, of some that are spread evenly."""
     count = min(len(source), CHECKED_PAIRS)
     for i in (n * len(source) // count for n in range(count)):
-        high, low = _header_size(source.name(i)), _header_size(source.low_name(i))
-        if high is None or low is None or _fit(high, low, source.scale):
+        hq, lq = _header_size(source.name(i)), _header_size(source.lq_name(i))
+        if hq is None or lq is None or _fit(hq, lq, source.scale):
             continue
         with suppress(ImageFileError):
             source.read(i)  # raises InputError, unless only one of them is stored on its side
@@ -172,8 +174,8 @@ def _header_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def _fit(high: tuple[int, ...], low: tuple[int, ...], scale: int) -> bool:
-    return high[0] == scale * low[0] and high[1] == scale * low[1]
+def _fit(hq: tuple[int, ...], lq: tuple[int, ...], scale: int) -> bool:
+    return hq[0] == scale * lq[0] and hq[1] == scale * lq[1]
 
 
 def _size(pixels: np.ndarray) -> str:
@@ -182,6 +184,4 @@ def _size(pixels: np.ndarray) -> str:
 
 def _read(path: str) -> np.ndarray:
     pixels = read_photo(Path(path)).pixels
-    if pixels.dtype == np.uint8:
-        return pixels
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+    return pixels if pixels.dtype == np.uint8 else uint8_from_unit(pixels)

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from resshift_jax.console import printable
 from resshift_jax.data.config import TFDS_PREFIX, InputError, SourceConfig
-from resshift_jax.files import printable
 from resshift_jax.image_io.photo import ImageFileError
 
 FORMAT = "array_record"
@@ -38,7 +39,7 @@ class TfdsSplit:
         """The split, and the number of the record."""
         return f"{self.title}[{i}]"
 
-    def read(self, i: int) -> tuple[np.ndarray, None]:
+    def read(self, i: int) -> tuple[UInt8[np.ndarray, "H W 3"], None]:
         """(H, W, 3) uint8, upright, and None.
 
         Raises:
@@ -141,7 +142,7 @@ def _command(name: str, data_dir: str) -> str:
 
 def _image_feature(tfds: Any, title: str, features: Any) -> str:
     """The feature that is read: "image", the only image, or "hr"."""
-    images = [
+    images: list[str] = [
         name
         for name, feature in getattr(features, "items", dict)()
         if type(feature) is tfds.features.Image and feature.np_dtype == np.uint8

@@ -1,6 +1,7 @@
-"""What a degradation may say: frozen dataclasses of probabilities and ranges, with their checks.
+"""The settings of Real-ESRGAN's degradation: frozen dataclasses of probabilities and ranges.
 
-The defaults are the published training setting; `TEST_SET` is that of ImageNet-Test.
+The defaults are the published training setting; `TEST_SET` is that of ImageNet-Test. The checks
+serve the settings of other degradations, too.
 """
 
 import math
@@ -13,7 +14,7 @@ Range = tuple[float, float]
 """Least and greatest value of what is drawn evenly."""
 
 
-def _require_ranges(group: str, config: Any, *names: str, most: float = math.inf) -> None:
+def require_ranges(group: str, config: Any, *names: str, most: float = math.inf) -> None:
     """Raises ConfigError unless these are two finite numbers each, ordered, from 0 to `most`."""
     for name in names:
         value = getattr(config, name)
@@ -24,15 +25,16 @@ def _require_ranges(group: str, config: Any, *names: str, most: float = math.inf
         )
 
 
-def _require_probabilities(group: str, config: Any, *names: str) -> None:
+def require_probabilities(group: str, config: Any, *names: str) -> None:
+    """Raises ConfigError unless these are from 0 to 1."""
     for name in names:
         value = getattr(config, name)
         require(0 <= value <= 1, f"{group}.{name}: {value} given, a probability needed")
 
 
-def _require_shares(group: str, config: Any, *names: str, others: bool = False) -> None:
+def require_shares(group: str, config: Any, *names: str, others: bool = False) -> None:
     """Raises ConfigError unless these are probabilities of sum 1, or less if there are others."""
-    _require_probabilities(group, config, *names)
+    require_probabilities(group, config, *names)
     found = sum(getattr(config, name) for name in names)
     require(
         found <= 1 + 1e-6 and (others or found >= 1 - 1e-6),
@@ -40,8 +42,9 @@ def _require_shares(group: str, config: Any, *names: str, others: bool = False) 
     )
 
 
-def _require_sizes(group: str, config: Any) -> None:
-    _require_ranges(group, config, "sizes")
+def require_sizes(group: str, config: Any) -> None:
+    """Raises ConfigError unless its `sizes` are two odd numbers, ordered."""
+    require_ranges(group, config, "sizes")
     require(
         all(size % 2 == 1 for size in config.sizes),
         f"{group}.sizes: {config.sizes} given, odd numbers needed",
@@ -62,11 +65,11 @@ class SincConfig:
     sizes: tuple[int, int] = (3, 13)
     cutoff: Range = (math.pi / 3, math.pi)
 
-    def __post_init__(self):
-        _require_probabilities("sinc", self, "prob")
-        _require_sizes("sinc", self)
+    def __post_init__(self) -> None:
+        require_probabilities("sinc", self, "prob")
+        require_sizes("sinc", self)
         require_positive("sinc", self, "cutoff")
-        _require_ranges("sinc", self, "cutoff", most=math.pi)
+        require_ranges("sinc", self, "cutoff", most=math.pi)
 
 
 @dataclass(frozen=True)
@@ -100,18 +103,18 @@ class BlurConfig:
     generalized_shape: Range = (0.5, 4.0)
     plateau_shape: Range = (1.0, 2.0)
 
-    def __post_init__(self):
-        _require_probabilities("blur", self, "prob", "sinc")
-        _require_sizes("blur", self)
+    def __post_init__(self) -> None:
+        require_probabilities("blur", self, "prob", "sinc")
+        require_sizes("blur", self)
         require_positive("blur", self, "sinc_cutoff", "sinc_cutoff_wide", "sigma")
-        _require_ranges("blur", self, "sinc_cutoff", "sinc_cutoff_wide", most=math.pi)
-        _require_ranges("blur", self, "sigma")
+        require_ranges("blur", self, "sinc_cutoff", "sinc_cutoff_wide", most=math.pi)
+        require_ranges("blur", self, "sigma")
         for name in ("generalized_shape", "plateau_shape"):
             require_positive("blur", self, name)
-            _require_ranges("blur", self, name)
+            require_ranges("blur", self, name)
             low, high = getattr(self, name)
             require(low <= 1 <= high, f"blur.{name}: {low} to {high} given, must contain 1")
-        _require_shares(
+        require_shares(
             "blur", self, "isotropic", "anisotropic", "generalized_isotropic",
             "generalized_anisotropic", "plateau_isotropic", "plateau_anisotropic",
         )  # fmt: skip
@@ -139,10 +142,10 @@ class ResizeConfig:
     up: Range = (1.0, 1.5)
     down: Range = (0.15, 1.0)
 
-    def __post_init__(self):
-        _require_shares("resize", self, "up_prob", "down_prob", others=True)
+    def __post_init__(self) -> None:
+        require_shares("resize", self, "up_prob", "down_prob", others=True)
         require_positive("resize", self, "up", "down")
-        _require_ranges("resize", self, "up", "down")
+        require_ranges("resize", self, "up", "down")
         require(self.up[0] >= 1, f"resize.up: {self.up} given, factors of at least 1 needed")
         require(self.down[1] <= 1, f"resize.down: {self.down} given, factors of at most 1 needed")
 
@@ -168,13 +171,13 @@ class NoiseConfig:
     poisson_scale: Range = (0.05, 3.0)
     grey_prob: float = 0.4
 
-    def __post_init__(self):
-        _require_probabilities("noise", self, "gaussian_prob", "grey_prob")
-        _require_ranges("noise", self, "gaussian_sigma", "poisson_scale")
+    def __post_init__(self) -> None:
+        require_probabilities("noise", self, "gaussian_prob", "grey_prob")
+        require_ranges("noise", self, "gaussian_sigma", "poisson_scale")
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class RoundConfig:
     """Blur, resizing and noise, in this order."""
 
     blur: BlurConfig = BlurConfig()
@@ -182,22 +185,23 @@ class StageConfig:
     noise: NoiseConfig = NoiseConfig()
 
 
-def _require_qualities(group: str, config: Any, *names: str) -> None:
-    _require_ranges(group, config, *names)
+def require_qualities(group: str, config: Any, *names: str) -> None:
+    """Raises ConfigError unless these are two qualities of JPEG each, ordered."""
+    require_ranges(group, config, *names)
     for name in names:
         low, high = getattr(config, name)
         require(low >= 1 and high <= 100, f"{group}.{name}: {low} to {high} given, 1 to 100 needed")
 
 
 @dataclass(frozen=True)
-class DegradationConfig:
+class RealEsrganConfig:
     """The second-order degradation of Real-ESRGAN (arXiv 2107.10833).
 
     Attributes:
         scale: side of the image over the side of its low-quality version.
-        first, first_jpeg: the first stage, and the quality of the JPEG after it.
-        second_prob: that there is a second stage.
-        second: it; its resizing is by a factor of the low-quality size.
+        first_round, first_jpeg: the first round, and the quality of the JPEG after it.
+        second_round_prob: that there is a second round.
+        second_round: it; its resizing is by a factor of the low-quality size.
         sinc: the last filter, once the image has its low-quality size.
         jpeg: quality of the last JPEG.
         jpeg_first_prob: that it comes before the image gets that size, and not after the filter.
@@ -205,10 +209,10 @@ class DegradationConfig:
 
     kind: Literal["real_esrgan"] = "real_esrgan"
     scale: int = 4
-    first: StageConfig = StageConfig()
+    first_round: RoundConfig = RoundConfig()
     first_jpeg: Range = (30.0, 95.0)
-    second_prob: float = 0.5
-    second: StageConfig = StageConfig(
+    second_round_prob: float = 0.5
+    second_round: RoundConfig = RoundConfig(
         blur=BlurConfig(prob=0.8, sizes=(3, 13), sigma=(0.2, 1.5)),
         resize=ResizeConfig(up_prob=0.3, down_prob=0.4, up=(1.0, 1.2), down=(0.3, 1.0)),
         noise=NoiseConfig(gaussian_sigma=(1.0, 25.0), poisson_scale=(0.05, 2.5)),
@@ -217,14 +221,14 @@ class DegradationConfig:
     jpeg: Range = (30.0, 95.0)
     jpeg_first_prob: float = 0.5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self.scale >= 1, f"degradation.scale: {self.scale} given, must be at least 1")
-        _require_probabilities("degradation", self, "second_prob", "jpeg_first_prob")
-        _require_qualities("degradation", self, "first_jpeg", "jpeg")
+        require_probabilities("degradation", self, "second_round_prob", "jpeg_first_prob")
+        require_qualities("degradation", self, "first_jpeg", "jpeg")
 
 
-TEST_SET = DegradationConfig(
-    first=StageConfig(
+TEST_SET = RealEsrganConfig(
+    first_round=RoundConfig(
         blur=BlurConfig(
             sizes=(3, 11), sigma=(0.2, 0.8), isotropic=0.6, anisotropic=0.4,
             generalized_isotropic=0, generalized_anisotropic=0, plateau_isotropic=0,
@@ -234,11 +238,11 @@ TEST_SET = DegradationConfig(
         noise=NoiseConfig(gaussian_sigma=(1.0, 15.0), poisson_scale=(0.05, 0.3)),
     ),
     first_jpeg=(70.0, 95.0),
-    second_prob=0,
+    second_round_prob=0,
     sinc=SincConfig(prob=0.2, sizes=(3, 5)),
     jpeg=(80.0, 100.0),
 )  # fmt: skip
-"""The degradation of ImageNet-Test: one mild stage."""
+"""The degradation of ImageNet-Test: one mild round."""
 
 
 @dataclass(frozen=True)
@@ -251,10 +255,10 @@ class MixtureConfig:
     """
 
     kind: Literal["mixture"] = "mixture"
-    parts: tuple[DegradationConfig, ...] = (DegradationConfig(), TEST_SET)
+    parts: tuple[RealEsrganConfig, ...] = (RealEsrganConfig(), TEST_SET)
     weights: tuple[float, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(
             len({part.scale for part in self.parts}) == 1,
             f"mixture.parts: scales {sorted({part.scale for part in self.parts})} given, one or "
@@ -270,126 +274,3 @@ class MixtureConfig:
     @property
     def scale(self) -> int:
         return self.parts[0].scale
-
-
-@dataclass(frozen=True)
-class FaceDegradationConfig:
-    """The degradation of faces, which keeps their size (GFPGAN, arXiv 2101.04061).
-
-    Attributes:
-        kernel_size: side of the blur kernel, a Gaussian, odd.
-        anisotropic: probability that it is one, and not isotropic.
-        sigma: of the blur, in pixels.
-        reduction: by which the image is reduced, before it is enlarged back.
-        noise_sigma: standard deviation of Gaussian noise, in grey levels of 255.
-        jpeg: quality, of which the whole number is taken.
-        grey_prob: that the pair is made grey.
-    """
-
-    kind: Literal["faces"] = "faces"
-    kernel_size: int = 41
-    anisotropic: float = 0.5
-    sigma: Range = (0.1, 15.0)
-    reduction: Range = (0.8, 32.0)
-    noise_sigma: Range = (0.0, 20.0)
-    jpeg: Range = (30.0, 100.0)
-    grey_prob: float = 0.01
-
-    def __post_init__(self):
-        size = self.kernel_size
-        require(
-            size > 0 and size % 2 == 1,
-            f"face_degradation.kernel_size: {size} given, an odd number needed",
-        )
-        require_positive("face_degradation", self, "sigma", "reduction")
-        _require_ranges("face_degradation", self, "sigma", "reduction", "noise_sigma")
-        _require_qualities("face_degradation", self, "jpeg")
-        _require_probabilities("face_degradation", self, "anisotropic", "grey_prob")
-
-
-@dataclass(frozen=True)
-class BicubicConfig:
-    """A bicubic reduction, as MATLAB's imresize does it or as OpenCV's INTER_CUBIC.
-
-    Attributes:
-        scale: side of the image over the side of its low-quality version.
-    """
-
-    kind: Literal["bicubic"] = "bicubic"
-    scale: int = 4
-    method: Literal["matlab", "opencv"] = "matlab"
-
-    def __post_init__(self):
-        require(self.scale >= 1, f"bicubic.scale: {self.scale} given, must be at least 1")
-        require(
-            self.method in ("matlab", "opencv"),
-            f"bicubic.method: {self.method!r} given, matlab or opencv needed",
-        )
-
-
-@dataclass(frozen=True)
-class PairsConfig:
-    """No degradation: the sources hold pairs.
-
-    Attributes:
-        scale: side of the image over the side of its low-quality version.
-    """
-
-    kind: Literal["pairs"] = "pairs"
-    scale: int = 4
-
-
-@dataclass(frozen=True)
-class MaskConfig:
-    """Masks for inpainting, of one of three kinds (LaMa, arXiv 2109.07161).
-
-    Attributes:
-        strokes, boxes, outpainting: probabilities of the kinds, 1 in sum.
-        stroke_count, stroke_segments: how many strokes, and how many segments each.
-        segment_length, segment_width: in pixels, whole.
-        box_count: how many boxes.
-        box_side: in pixels, whole.
-        box_margin: that boxes keep from the edges, in pixels.
-        edge_prob: that an edge is chosen for outpainting; where none is, one of the four is.
-        outpainting_share: of a side of the image, at each edge that is chosen.
-    """
-
-    kind: Literal["masks"] = "masks"
-    strokes: float = 1 / 3
-    boxes: float = 1 / 3
-    outpainting: float = 1 / 3
-    stroke_count: tuple[int, int] = (1, 6)
-    stroke_segments: tuple[int, int] = (1, 5)
-    segment_length: tuple[int, int] = (10, 209)
-    segment_width: tuple[int, int] = (5, 104)
-    box_count: tuple[int, int] = (1, 4)
-    box_side: tuple[int, int] = (30, 150)
-    box_margin: int = 10
-    edge_prob: float = 0.5
-    outpainting_share: Range = (0.04, 0.25)
-
-    def __post_init__(self):
-        _require_shares("mask", self, "strokes", "boxes", "outpainting")
-        _require_probabilities("mask", self, "edge_prob")
-        ranges = (
-            "stroke_count", "stroke_segments", "segment_length", "segment_width", "box_count",
-            "box_side", "outpainting_share",
-        )  # fmt: skip
-        require_positive("mask", self, *ranges)
-        _require_ranges("mask", self, *ranges)
-        require(self.box_margin >= 0, f"mask.box_margin: {self.box_margin} given, 0 or more needed")
-        require(
-            self.outpainting_share[1] < 0.5,
-            f"mask.outpainting_share: {self.outpainting_share} given, below a half needed",
-        )
-
-
-PairConfig = (
-    DegradationConfig
-    | MixtureConfig
-    | FaceDegradationConfig
-    | BicubicConfig
-    | MaskConfig
-    | PairsConfig
-)
-"""How the low-quality image of a training pair is made."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from resshift_jax.files import printable
+from resshift_jax.console import printable
 from resshift_jax.image_io.photo import ImageFileError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -49,10 +49,10 @@ def find_files(
     """
     require_folder(out_path)
     if suffix != Path(suffix).name:
-        raise ValueError(f"--suffix {suffix}: not a part of a file's name")
+        raise ValueError(f"suffix={suffix}: not a part of a file's name")
     root = in_path if in_path.is_dir() else in_path.parent
     if not suffix and _same(root, out_path):
-        raise ValueError(f"{out_path}: the images' own folder; name another, or a --suffix")
+        raise ValueError(f"{out_path}: the images' own folder; name another, or a suffix=TEXT")
     sources = list_images(in_path, recursive=recursive, exclude=out_path)
     if mask_path is not None:
         sources = _without_masks(sources, mask_path, root)
@@ -65,11 +65,12 @@ def find_files(
         if result in images and (images[result] == source or not keep_results):
             raise ValueError(
                 f"{target}: one of the images to restore, which its result would replace; name "
-                f"another --out_path or --suffix"
+                f"another out_path=FOLDER, or a suffix=TEXT"
             )
         if masks and Path(result).is_relative_to(masks):
             raise ValueError(
-                f"{target}: the result of {source} could replace a mask; name another --out_path"
+                f"{target}: the result of {source} could replace a mask; name another "
+                f"out_path=FOLDER"
             )
         results.add(result)
     return [
@@ -158,7 +159,7 @@ def _is(path: Path, other: os.stat_result | None) -> bool:
 def name_outputs(
     paths: Iterable[Path], root: Path, folder: Path, *, suffix: str = "", format: str = "png"
 ) -> dict[Path, Path]:
-    """Each image, and the file to make of it: `folder`, its place below `root`, stem + `suffix`.
+    """Each image, and the file to make of it: `folder`, its path below `root`, stem + `suffix`.
 
     Images that would give one file keep their own suffix, as a.jpg.png. No two outputs are the
     same, nor is one a folder of another, also on file systems that take A for a, or an accent
@@ -167,17 +168,18 @@ def name_outputs(
     Raises:
         ValueError: a path that is not below `root`.
     """
-    places = {path: path.relative_to(root) for path in sorted(set(paths))}
+    relatives = {path: path.relative_to(root) for path in sorted(set(paths))}
     # Results of images in a folder a.png need one of that name.
-    folders = {_folded(parent) for place in places.values() for parent in place.parents}
+    folders = {_folded(parent) for relative in relatives.values() for parent in relative.parents}
     names = {
-        path: place.with_name(f"{place.stem}{suffix}.{format}") for path, place in places.items()
+        path: relative.with_name(f"{relative.stem}{suffix}.{format}")
+        for path, relative in relatives.items()
     }
     while True:
         counts = Counter(map(_folded, names.values()))
         clashing = []
         for path, name in names.items():
-            longer = places[path].with_name(f"{path.name}{suffix}.{format}")
+            longer = relatives[path].with_name(f"{path.name}{suffix}.{format}")
             if name != longer and (counts[_folded(name)] > 1 or _folded(name) in folders):
                 clashing.append((path, longer))
         if not clashing:
@@ -192,13 +194,13 @@ def name_outputs(
         number = 1
         while _folded(names[path]) in taken:
             number += 1
-            names[path] = places[path].with_name(f"{path.name}{suffix}-{number}.{format}")
+            names[path] = relatives[path].with_name(f"{path.name}{suffix}-{number}.{format}")
         taken.add(_folded(names[path]))
     return {path: folder / name for path, name in names.items()}
 
 
 def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
-    """The mask of an image: `mask_path` itself, or in that folder the file at the image's place.
+    """The mask of an image: `mask_path` itself, or in that folder the file of the image's path below `root`.
 
     A file there of the image's full name is preferred to one of its stem and another suffix.
 
@@ -209,14 +211,14 @@ def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
         return mask_path
     if _same(mask_path, root):
         raise ImageFileError(printable(f"{mask_path}: the images' own folder, masks need another"))
-    place = mask_path / image_path.relative_to(root)
-    if os.path.lexists(place):
-        return place
-    stem = unicodedata.normalize("NFC", place.stem)
+    relative = mask_path / image_path.relative_to(root)
+    if os.path.lexists(relative):
+        return relative
+    stem = unicodedata.normalize("NFC", relative.stem)
     try:
         found = sorted(
             path
-            for path in place.parent.iterdir()
+            for path in relative.parent.iterdir()
             if unicodedata.normalize("NFC", path.stem) == stem and path.suffix.lower() in SUFFIXES
         )
     except OSError:
@@ -225,21 +227,21 @@ def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(path.name for path in found)
-        reason = f"{place.parent}: several masks for {image_path} ({names}), leave one"
+        reason = f"{relative.parent}: several masks for {image_path} ({names}), leave one"
     else:
-        reason = f"{place.parent}: no mask for {image_path}, name one {place.name}"
+        reason = f"{relative.parent}: no mask for {image_path}, name one {relative.name}"
     raise ImageFileError(printable(reason))
 
 
 def _without_masks(sources: list[Path], mask_path: Path, root: Path) -> list[Path]:
     if not mask_path.exists():
-        raise FileNotFoundError(f"--mask_path {mask_path}: nothing there")
+        raise FileNotFoundError(f"mask_path={mask_path}: nothing there")
     if mask_path.is_dir() and _same(mask_path, root):
-        raise ValueError(f"--mask_path {mask_path}: the images' own folder, masks need another")
+        raise ValueError(f"mask_path={mask_path}: the images' own folder, masks need another")
     masks = os.path.realpath(mask_path)
     images = [s for s in sources if not Path(os.path.realpath(s)).is_relative_to(masks)]
     if not images:
-        raise ValueError(f"--mask_path {mask_path}: it holds all the images that were found")
+        raise ValueError(f"mask_path={mask_path}: it holds all the images that were found")
     return images
 
 

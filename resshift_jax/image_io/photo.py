@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
@@ -19,8 +20,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from resshift_jax.files import printable, written_whole
+from resshift_jax.console import printable
+from resshift_jax.files import written_whole
 from resshift_jax.image_io.metadata import colour_space, to_srgb, turn_upright
+from resshift_jax.pixels import uint8_from_unit
 
 MAX_PIXELS = 178_956_970  # where Pillow, too, takes a file for a bomb
 MAX_BYTES = 2**31
@@ -53,7 +56,8 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.\w+Plugin"
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-_Arrays = tuple[np.ndarray, np.ndarray | None]  # pixels and alpha of a photo
+Pixels = UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]
+Alpha = UInt8[np.ndarray, "H W"] | None
 
 
 class ImageFileError(ValueError):
@@ -68,24 +72,24 @@ class ImageWriteError(OSError):
 class Photo:
     """An upright image, and what belongs to it.
 
-    pixels: (H, W, 3) uint8 RGB, or float32 in [0, 1] where the file has 16 bits of grey; a grey
-        image has three equal channels.
+    pixels: RGB, uint8, or float32 in [0, 1] where the file has 16 bits of grey; a grey image has
+        three equal channels.
     grey: written as one channel, the luma of the pixels.
-    alpha: (H, W) uint8, 0 where transparent; None if nothing can be.
+    alpha: 0 where transparent; None if nothing can be.
     exif: as `Image.Exif.tobytes` gives it, without orientation, sizes and thumbnail; or b"".
     icc_profile: for the colour space "GRAY" if grey, else "RGB "; or b"".
     notices: what reading could not keep, in words without the path.
     """
 
-    pixels: np.ndarray
+    pixels: Pixels
     grey: bool = False
-    alpha: np.ndarray | None = None
+    alpha: Alpha = None
     exif: bytes = b""
     icc_profile: bytes = b""
     notices: tuple[str, ...] = ()
 
-    def restored(self, pixels: np.ndarray) -> "Photo":
-        """The same with other (H', W', 3) pixels, to whose size alpha is enlarged bicubically."""
+    def restored(self, pixels: Pixels) -> "Photo":
+        """The same with other pixels, to whose size alpha is enlarged bicubically."""
         alpha = self.alpha
         if alpha is not None:
             size = (pixels.shape[1], pixels.shape[0])
@@ -107,8 +111,8 @@ def read_photo(path: Path) -> Photo:
         raise ImageFileError(printable(f"{path}: {_reason(e)}")) from e
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """(H, W) uint8, 255 where to fill: how light the image is. Raises as `read_photo`."""
+def read_mask(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """255 where to fill: how light the image is. Raises as `read_photo`."""
     return _to_uint8(_luma(read_photo(path).pixels))
 
 
@@ -134,14 +138,14 @@ def check_size(width: int, height: int, format: str) -> None:
     """Whether "png", "jpg" or "webp" has room for an image, before that is computed.
 
     Raises:
-        ValueError: it has not; the message says which --format has.
+        ValueError: it has not; the message says which format has.
     """
     longest = max(width, height)
     if longest > _MAX_SIDE[format]:
         others = " or ".join(other for other in FORMATS if longest <= _MAX_SIDE[other])
         raise ValueError(
             f"{width}x{height} pixels, but {format} holds sides up to {_MAX_SIDE[format]}: "
-            f"use --format {others}"
+            f"use format={others}"
         )
 
 
@@ -197,17 +201,15 @@ def _to_image(photo: Photo, format: str) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """(H, W) of (H, W, 3) uint8 or float, of the same kind: exactly v where all three are v."""
+def _luma(pixels: Pixels) -> UInt8[np.ndarray, "H W"] | Float[np.ndarray, "H W"]:
+    """Of the kind of the pixels, uint8 or float: exactly v where all three are v."""
     red, green, blue = (pixels[..., i].astype(np.float32) for i in range(3))
     luma = green + np.float32(0.299) * (red - green) + np.float32(0.114) * (blue - green)
     return np.rint(luma).astype(np.uint8) if pixels.dtype == np.uint8 else luma
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    if values.dtype == np.uint8:
-        return values
-    return np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return values if values.dtype == np.uint8 else uint8_from_unit(values)
 
 
 def _reason(error: Exception) -> str:
@@ -311,7 +313,7 @@ def _check_tiff(image: TiffImageFile, raw: str, size: int) -> None:
             raise ImageFileError("damaged or incomplete (it ends too early)")
 
 
-def _deep_grey(image: Image.Image, raw: str, inverted: bool) -> _Arrays:
+def _deep_grey(image: Image.Image, raw: str, inverted: bool) -> tuple[Pixels, Alpha]:
     """Pixels and alpha of `Photo` from 16 bits of grey.
 
     raw: how the file holds them; it may be with 12 bits.
@@ -327,7 +329,9 @@ def _deep_grey(image: Image.Image, raw: str, inverted: bool) -> _Arrays:
     return np.repeat(grey[..., None], 3, axis=2), alpha
 
 
-def _eight_bits(image: Image.Image, raw: str, profile: bytes, notices: list[str]) -> _Arrays:
+def _eight_bits(
+    image: Image.Image, raw: str, profile: bytes, notices: list[str]
+) -> tuple[Pixels, Alpha]:
     """Pixels and alpha of `Photo` from all that Pillow reads with 8 bits a channel, or 1."""
     deep = raw.endswith((";16B", ";16L", ";16N"))
     if deep:

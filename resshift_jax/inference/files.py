@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
-from resshift_jax.files import printable
+from resshift_jax.console import one_line
 from resshift_jax.image_io.folders import File
 from resshift_jax.image_io.photo import (
     Photo,
@@ -23,13 +24,13 @@ from resshift_jax.image_io.photo import (
     read_photo,
     write_photo,
 )
-from resshift_jax.inference.batching import Request, Result, Settings
+from resshift_jax.inference.batching import Request, Restorer, Result
 from resshift_jax.inference.model import Model
+from resshift_jax.inference.options import RestoreOptions
+from resshift_jax.inference.programs import Progress
 
 # Photographs that are read before they are needed, and results that wait to be written.
 _AHEAD = 3
-# Bytes of a result that is written before the next one is begun.
-_LARGE = 2**27
 
 
 @dataclass(frozen=True)
@@ -51,103 +52,120 @@ class Outcome:
 def restore_files(
     model: Model,
     files: Iterable[File],
-    settings: Settings,
+    options: RestoreOptions = RestoreOptions(),
     *,
     format: str = "png",
     report: Callable[[Outcome], None],
-    advance: Callable[[float], None] = lambda share: None,
+    progress: Progress = Progress(),
 ) -> None:
-    """Restores files; each is written whole or not at all, and a bad one stops no other.
+    """Restores files. Each is written whole or not at all; one that fails stops no other.
 
     A KeyboardInterrupt gets through at once, when what has been computed is written and reported;
     the computation under way goes on in its thread, for nothing can stop it.
 
     Args:
+        format: of the results, one of `photo.FORMATS`.
         report: told of each file as soon as it is done with, by any thread but one at a time.
-        advance: told the share of an image that has just been done with.
+        progress: who is told of what is done, and of what is compiled.
 
     Raises:
-        ValueError: settings that do not fit the model.
+        ValueError: options that do not fit the model.
     """
-    sampler = model.sampler(settings, advance)
-    stopped, one_at_a_time = threading.Event(), threading.Lock()
-    reading, computing, writing = (ThreadPoolExecutor(n) for n in (_AHEAD, 1, _AHEAD))
-    written: list[tuple[File, Future[Outcome]]] = []
+    _Run(model.restorer(options, progress), files, format, report)()
 
-    def tell(outcome: Outcome) -> None:
-        with one_at_a_time:
-            report(outcome)
 
-    def requests() -> Iterator[Request]:
-        read = partial(_read, scale=model.config.scale, format=format)
-        for file, future in _ahead(reading, read, files):
-            if stopped.is_set():
+class _Run:
+    """One call of `restore_files`: files are read, restored and written in threads of their own.
+
+    The thread that calls waits for them, since one that waits for XLA on a CPU hears no Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        restorer: Restorer,
+        files: Iterable[File],
+        format: str,
+        report: Callable[[Outcome], None],
+    ):
+        self._restorer, self._files, self._format = restorer, files, format
+        self._report_to, self._one_at_a_time = report, threading.Lock()
+        self._stopped = threading.Event()
+        self._reading, self._computing, self._writing = map(ThreadPoolExecutor, (_AHEAD, 1, _AHEAD))
+        self._being_written: list[tuple[File, Future[Outcome]]] = []
+
+    def __call__(self) -> None:
+        results = self._restorer.restore(self._requests())
+        try:
+            while result := self._next(results):
+                self._write(result)
+                self._report_written(leave=_AHEAD)
+        finally:
+            self._stopped.set()
+            for pool in (self._reading, self._computing):
+                pool.shutdown(wait=False, cancel_futures=True)
+            self._report_written(leave=0)
+            self._writing.shutdown()
+
+    def _requests(self) -> Iterator[Request]:
+        """The files as the restorer asks for them; those that cannot be read are reported."""
+        for file, reading in self._read_ahead():
+            if self._stopped.is_set():
                 return
             try:
-                photo, mask = future.result()
+                photo, mask = reading.result()
             except (OSError, ValueError, MemoryError) as e:
-                advance(1)
-                tell(_failed(file, e))
+                self._restorer.progress.advance(1)
+                self._report(_failed(file, e))
             else:
                 yield Request((file, photo), photo.pixels, mask)
 
-    def take(result: Result) -> None:
+    def _read_ahead(self) -> Iterator[tuple[File, "Future[_Loaded]"]]:
+        """Each file and its reading; a few have been started before they are asked for."""
+        scale, ahead = self._restorer.config.scale, deque[tuple[File, Future[_Loaded]]]()
+        for file in self._files:
+            ahead.append((file, self._reading.submit(_read_file, file, scale, self._format)))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+
+    def _next(self, results: Iterator[Result]) -> Result | None:
+        """The next result, None after the last; files written meanwhile are reported."""
+        computed = self._computing.submit(next, results, None)
+        while not computed.done():
+            under_way: list[Future[Any]] = [computed, *(w for _, w in self._being_written)]
+            wait(under_way, return_when=FIRST_COMPLETED)
+            self._report_written(leave=_AHEAD)
+        return computed.result()
+
+    def _write(self, result: Result) -> None:
+        """Begins to write a result, or reports that there is none."""
         file, photo = result.tag
         if result.image is None:
-            tell(_failed(file, result.error))
-        else:
-            written.append((file, writing.submit(_write, file, photo, result.image, format)))
+            self._report(_failed(file, result.error))
+            return
+        writing = self._writing.submit(_write_file, file, photo, result.image, self._format)
+        self._being_written.append((file, writing))
 
-    def finish(leave: int = 0) -> None:
+    def _report_written(self, leave: int) -> None:
         """Reports what is written, and waits for all but `leave` of the rest."""
-        for file, future in list(written):
-            if future.done() or len(written) > leave:
-                error = future.exception()  # Pillow raises almost anything
-                outcome = future.result() if error is None else _failed(file, error)
-                written.remove((file, future))
-                tell(outcome)
+        for file, writing in list(self._being_written):
+            if writing.done() or len(self._being_written) > leave:
+                error = writing.exception()  # Pillow raises almost anything
+                outcome = writing.result() if error is None else _failed(file, error)
+                self._being_written.remove((file, writing))
+                self._report(outcome)
 
-    results = sampler.restore(requests())
-
-    def step() -> bool:
-        """Takes the next result, if there is one, and reports what is written meanwhile."""
-        # In a thread of its own, as one that waits for XLA on a CPU hears no Ctrl-C.
-        computed: Future[Result | None] = computing.submit(next, results, None)
-        while not computed.done():
-            under_way: list[Future] = [computed, *(future for _, future in written)]
-            wait(under_way, return_when=FIRST_COMPLETED)
-            finish(leave=_AHEAD)
-        result = computed.result()
-        if result is not None:
-            take(result)
-            finish(leave=_AHEAD)
-        return result is not None
-
-    try:
-        while step():
-            pass
-    finally:
-        stopped.set()
-        for pool in (reading, computing):
-            pool.shutdown(wait=False, cancel_futures=True)
-        finish()
-        writing.shutdown()
+    def _report(self, outcome: Outcome) -> None:
+        with self._one_at_a_time:
+            self._report_to(outcome)
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, read: Callable[[File], tuple], files: Iterable[File]
-) -> Iterator[tuple[File, Future]]:
-    """Each file with its reading, a few of which have been started before they are asked for."""
-    reading: deque[tuple[File, Future]] = deque()
-    for file in files:
-        reading.append((file, pool.submit(read, file)))
-        if len(reading) > _AHEAD:
-            yield reading.popleft()
-    while reading:
-        yield reading.popleft()
+_Loaded = tuple[Photo, UInt8[np.ndarray, "H W"] | None]
 
 
-def _read(file: File, scale: int, format: str) -> tuple[Photo, np.ndarray | None]:
+def _read_file(file: File, scale: int, format: str) -> _Loaded:
+    """A file's photograph and its mask, if it has one."""
     _check_name(file.target)
     photo = read_photo(file.source)
     height, width = photo.pixels.shape[:2]
@@ -173,7 +191,7 @@ def _check_name(path: Path) -> None:
         raise OSError(f"{path}: cannot be written, {e.strerror}") from e
 
 
-def _write(file: File, photo: Photo, image: np.ndarray, format: str) -> Outcome:
+def _write_file(file: File, photo: Photo, image: np.ndarray, format: str) -> Outcome:
     restored = photo.restored(image)
     write_photo(file.target, restored, format)
     before, after = (one.pixels.shape[1::-1] for one in (photo, restored))
@@ -182,10 +200,3 @@ def _write(file: File, photo: Photo, image: np.ndarray, format: str) -> Outcome:
 
 def _failed(file: File, error: BaseException | None) -> Outcome:
     return Outcome(file, error=one_line(file.source, error))
-
-
-def one_line(path: Path, error: BaseException | None) -> str:
-    """An error in one line that names the file."""
-    name = printable(str(path))
-    text = printable((str(error).splitlines() or [type(error).__name__])[0])
-    return text if name in text else f"{name}: {text}"

@@ -5,40 +5,65 @@ import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Float32, UInt32
 
-from resshift_jax.config import ModelConfig
-from resshift_jax.platform import available_memory, compiler_options
+from resshift_jax.latent_model import LatentModel, Params
+from resshift_jax.platform import compiler_options, require_memory
 from resshift_jax.restore import restore
-from resshift_jax.schedule import make_schedule
+
+T = TypeVar("T")
+
+
+class Progress(NamedTuple):
+    """Who is told how a run goes.
+
+    Attributes:
+        advance: called with the share of an image that has just been done with.
+        announce: called with what is compiled before that starts, and with "" when it ends.
+    """
+
+    advance: Callable[[float], None] = lambda share: None
+    announce: Callable[[str], None] = lambda what: None
 
 
 class Tiles(NamedTuple):
     """A batch of N tiles, as arrays of numpy or of JAX.
 
     Attributes:
-        lr: (N, h, w, 3) float32 in [-1, 1].
-        crc: (N,) uint32, the checksum of the whole image that each is cut from.
-        origin: (N, 2) uint32, row and column within the latent of that image.
-        mask: for inpainting, (N, h, w, 1) float32 in [0, 1].
+        lq: float32 in [-1, 1].
+        crc: the checksum of the whole image that each is cut from.
+        origin: row and column of the first latent pixel within the latent of that image.
+        mask: for inpainting, float32 in [0, 1], 1 where to fill.
     """
 
-    lr: Any
-    crc: Any
-    origin: Any
-    mask: Any = None
+    lq: Float32[Any, "N h w 3"]
+    crc: UInt32[Any, " N"]
+    origin: UInt32[Any, "N 2"]
+    mask: Float32[Any, "N h w 1"] | None = None
 
 
-def restore_tiles(params: dict, seed: Array, tiles: Tiles, **options) -> Array:
+def restore_tiles(
+    model: LatentModel,
+    params: Params,
+    seed: UInt32[Array, ""],
+    tiles: Tiles,
+    *,
+    sampling_steps: int | None = None,
+    sampler: str | None = None,
+) -> Float32[Array, "N H W 3"]:
     """`restore` with the key of each image made from the seed and the image's checksum."""
     keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(tiles.crc)
-    return restore(params, tiles.lr, keys, tiles.mask, tiles.origin, **options)
+    return restore(
+        model, params, tiles.lq, keys, tiles.mask, tiles.origin,
+        sampling_steps=sampling_steps, sampler=sampler,
+    )  # fmt: skip
 
 
 class Programs:
@@ -50,21 +75,23 @@ class Programs:
         devices: on which they run.
         count, seconds: how many programs were needed, and how long they took to be ready.
         found: how many of them were in the compilation cache.
-        announce: told what is compiled before that starts, and "" when it ends.
+
+    Raises:
+        ValueError: an unknown sampler, or steps that it cannot take.
     """
 
     def __init__(
         self,
-        config: ModelConfig,
-        steps: int | None,
-        dtype: np.dtype,
+        model: LatentModel,
+        sampling_steps: int | None,
+        sampler: str | None,
         devices: tuple[jax.Device, ...],
     ):
         _cache_hits()
-        make_schedule(config.chain, steps)  # refuses steps that the chain cannot take
+        model.chain(sampling_steps, sampler)  # raises here rather than at the first image
         mesh = _mesh(devices)
         function = jax.shard_map(
-            partial(restore_tiles, config=config, sampling_steps=steps, dtype=dtype),
+            partial(restore_tiles, model, sampling_steps=sampling_steps, sampler=sampler),
             mesh=mesh,
             in_specs=(P(), P(), P("tiles")),
             out_specs=P("tiles"),
@@ -75,51 +102,48 @@ class Programs:
         self._split = NamedSharding(mesh, P("tiles"))
         self.devices = devices
         self.count, self.seconds, self.found = 0, 0.0, 0
-        self.announce: Callable[[str], None] = lambda what: None
 
-    def __call__(self, params: dict, seed: int, tiles: Tiles) -> Array:
+    def __call__(
+        self, params: Params, seed: int, tiles: Tiles, announce: Callable[[str], None] | None = None
+    ) -> Float[Array, "N H W 3"]:
         """The restored tiles, (N, scale h, scale w, 3) float32 in [-1, 1].
+
+        announce: called with what is compiled, where that is needed; see `Progress`.
 
         Raises:
             MemoryError, jax.errors.JaxRuntimeError: what it takes exceeds the memory.
         """
         arguments = params, np.uint32(seed), jax.device_put(tiles, self._split)
-        shape = tiles.lr.shape
+        shape = tiles.lq.shape
         if shape not in self._compiled:
-            self._compiled[shape] = self._compile(arguments)
+            self._compiled[shape] = self._compile(arguments, announce or (lambda what: None))
         program = self._compiled[shape]
         if isinstance(program, Exception):
             raise program
-        if self.devices[0].platform == "cpu":
-            _require_memory(program, len(self.devices))
+        if self.devices[0].platform == "cpu" and (analysis := program.memory_analysis()):
+            require_memory(len(self.devices) * analysis.temp_size_in_bytes, "the program")
         return program(*arguments)
 
-    def _compile(self, arguments: tuple) -> jax.stages.Compiled | Exception:
+    def _compile(
+        self, arguments: tuple[Params, np.uint32, Tiles], announce: Callable[[str], None]
+    ) -> jax.stages.Compiled | Exception:
         """The program, or why there is none, which no second try would change."""
         start, hits = time.perf_counter(), len(_cache_hits())
-        _, height, width, _ = arguments[2].lr.shape
-        self.announce(f"compiling for tiles of {width}x{height}")
+        _, height, width, _ = arguments[2].lq.shape
+        announce(f"compiling for tiles of {width}x{height}")
         try:
             compiled = self._jitted.lower(*arguments).compile()
         except jax.errors.JaxRuntimeError as e:
             return e
         finally:
-            self.announce("")
+            announce("")
         self.seconds += time.perf_counter() - start
         self.found += len(_cache_hits()) > hits
         self.count += 1
         return compiled
 
 
-@cache
-def programs(
-    config: ModelConfig, steps: int | None, dtype: np.dtype, devices: tuple[jax.Device, ...]
-) -> Programs:
-    """The programs of a model, the same at each call with the same arguments."""
-    return Programs(config, steps, dtype, devices)
-
-
-def replicate(params: Any, devices: tuple[jax.Device, ...]) -> Any:
+def replicate(params: T, devices: tuple[jax.Device, ...]) -> T:
     """A copy of the parameters on each device."""
     return jax.device_put(params, NamedSharding(_mesh(devices), P()))
 
@@ -142,21 +166,12 @@ def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
     return Mesh(np.array(devices), ("tiles",))
 
 
-def _require_memory(compiled: jax.stages.Compiled, devices: int) -> None:
-    """Where memory is promised freely and the process that takes it is killed, look before."""
-    analysis, available = compiled.memory_analysis(), available_memory()
-    if analysis is not None and available is not None:
-        needed = devices * analysis.temp_size_in_bytes
-        if needed > available:
-            raise MemoryError(f"{needed / 2**30:.1f} GiB needed, {available / 2**30:.1f} GiB free")
-
-
 @cache
 def _cache_hits() -> list[str]:
     """Grows by one at each program that JAX finds in its compilation cache."""
     hits: list[str] = []
 
-    def listen(event: str, **_) -> None:
+    def listen(event: str, **_: Any) -> None:
         if event == "/jax/compilation_cache/cache_hits":
             hits.append(event)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Shaped
 
 Blend = Literal["smooth", "even"]
 
@@ -24,7 +25,7 @@ def tile_starts(length: int, size: int, stride: int) -> tuple[int, ...]:
     return (*range(0, length - size, stride), length - size)
 
 
-def window(size: int, blend: Blend) -> np.ndarray:
+def window(size: int, blend: Blend) -> Float64[np.ndarray, " size"]:
     """Weights of a tile's pixels along a side, (size,) float64, all positive.
 
     "smooth" falls to nearly nothing at the ends, where a tile lacks context: sin^2. Divided by the
@@ -60,7 +61,7 @@ class Grid:
         """(H, W) of the padded image that the tiles cover."""
         return self.rows[-1] + self.tile[0], self.columns[-1] + self.tile[1]
 
-    def cut(self, image: np.ndarray) -> Iterator[np.ndarray]:
+    def cut(self, image: Shaped[np.ndarray, "H W C"]) -> Iterator[Shaped[np.ndarray, "h w C"]]:
         """The tiles of an image (H, W, C), each (h, w, C).
 
         The image is reflected at the bottom and the right to the canvas, its edge not repeated; a
@@ -91,7 +92,7 @@ def make_grid(image: tuple[int, int], *, size: int, stride: int, multiple: int, 
 
 
 @dataclass(eq=False)
-class Canvas:
+class Blending:
     """The restored image while its tiles come in, in any order.
 
     Attributes:
@@ -105,7 +106,7 @@ class Canvas:
     blend: Blend = "smooth"
     missing: int = field(init=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         height, width = (self.scale * side for side in self.grid.image)
         # Tiles are added with weights whose sum is 1 at every pixel.
         self._sum = np.zeros((height, width, 3), np.float32)
@@ -117,30 +118,35 @@ class Canvas:
         ]
         self.missing = len(self.grid.origins)
 
-    def add(self, index: int, tile: np.ndarray) -> None:
-        """Adds the restored tile of a place in the grid, (scale h, scale w, 3) float."""
+    def add(self, index: int, tile: Float[np.ndarray, "h w 3"]) -> None:
+        """Adds a restored tile, its sides `scale` times those of the grid.
+
+        index: of the tile among `grid.origins`.
+        """
         row, column = divmod(index, len(self.grid.columns))
         top, left = (self.scale * start for start in self.grid.origins[index])
-        place = self._sum[top : top + tile.shape[0], left : left + tile.shape[1]]
-        inside = tile[: place.shape[0], : place.shape[1]]
+        covered = self._sum[top : top + tile.shape[0], left : left + tile.shape[1]]
+        inside = tile[: covered.shape[0], : covered.shape[1]]
         down, across = self._weights[0][row], self._weights[1][column]
-        place += inside * down[: len(inside), None, None] * across[: inside.shape[1], None]
+        covered += inside * down[: len(inside), None, None] * across[: inside.shape[1], None]
         self.missing -= 1
 
-    def image(self) -> np.ndarray:
+    def image(self) -> Float32[np.ndarray, "H W 3"]:
         """(scale H, scale W, 3) float32, once no tile is missing."""
         assert not self.missing
         return self._sum
 
 
-def _weights(starts: tuple[int, ...], side: int, scale: int, blend: Blend) -> list[np.ndarray]:
+def _weights(
+    starts: tuple[int, ...], side: int, scale: int, blend: Blend
+) -> list[Float32[np.ndarray, " size"]]:
     """The weights along an axis of the tile at each start; at every pixel their sum is 1."""
     one = window(scale * side, blend)
     total = np.zeros(scale * (starts[-1] + side))
-    places = [slice(scale * start, scale * (start + side)) for start in starts]
-    for place in places:
-        total[place] += one
-    return [(one / total[place]).astype(np.float32) for place in places]
+    spans = [slice(scale * start, scale * (start + side)) for start in starts]
+    for span in spans:
+        total[span] += one
+    return [(one / total[span]).astype(np.float32) for span in spans]
 
 
 def _round_up(length: int, multiple: int) -> int:

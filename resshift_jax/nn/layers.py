@@ -1,12 +1,12 @@
 """The layers that all networks share: feature maps (B, H, W, C) in, feature maps out.
 
-Parameters are float32; `dtype` is that of the computation. Normalisation statistics are always
-computed in float32.
+Parameters are float32; `compute` tells the dtype of the arithmetic. Normalisation statistics are
+always computed in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -16,35 +16,43 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 
+from resshift_jax.platform import Compute
 
-def uniform_fan_in(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+
+def apply(
+    module: nn.Module, params: Mapping[str, Any], *inputs: Any, method: str | None = None
+) -> Array:
+    """What a module, or a method of it, gives with its parameters; it is one array."""
+    return cast(Array, module.apply({"params": params}, *inputs, method=method))
+
+
+def uniform_fan_in(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for a kernel whose last axis is the output."""
     bound = float(np.prod(shape[:-1])) ** -0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def _uniform_bias(fan_in: int) -> Callable:
+def _uniform_bias(fan_in: int) -> Callable[..., Array]:
     bound = fan_in**-0.5
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -bound, bound
-    )
+
+    def init(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
-# Up to these sizes a convolution is one matrix product of patches: of three channels it was 9 times
-# faster than XLA's convolution on a CPU, of 8x8 maps 1.3 times.
-FEW_CHANNELS = 8
-FEW_PIXELS = 64
-
-
-def _convolution_parameters(module: nn.Module, channels: int, features: int, zero: bool = False):
+def _convolution_parameters(
+    module: "Conv3x3 | UpsampleConv3x3", channels: int, zero: bool = False
+) -> tuple[Array, Array]:
     """Kernel (3, 3, channels, features) and bias (features,) of a module, in its dtype."""
+    features, dtype = module.features, module.compute.dtype
     zeros = nn.initializers.zeros
     kernel_init, bias_init = (
         (zeros, zeros) if zero else (uniform_fan_in, _uniform_bias(9 * channels))
     )
     kernel = module.param("kernel", kernel_init, (3, 3, channels, features))
     bias = module.param("bias", bias_init, (features,))
-    return kernel.astype(module.dtype), bias.astype(module.dtype)
+    return kernel.astype(dtype), bias.astype(dtype)
 
 
 class Conv3x3(nn.Module):
@@ -61,14 +69,14 @@ class Conv3x3(nn.Module):
     stride: int = 1
     padding: tuple[int, int] = (1, 1)
     zero: bool = False
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _, height, width, channels = x.shape
-        kernel, bias = _convolution_parameters(self, channels, self.features, self.zero)
-        x = x.astype(self.dtype)
-        if self.stride == 1 and (channels <= FEW_CHANNELS or height * width <= FEW_PIXELS):
+        kernel, bias = _convolution_parameters(self, channels, self.zero)
+        x = x.astype(self.compute.dtype)
+        if self.stride == 1 and self.compute.by_patches(channels, height * width):
             return _patches(x, self.padding) @ kernel.reshape(-1, self.features) + bias
         if self.stride == 1 and self.padding == (1, 1):
             # The gradient is traced elsewhere, where this setting may be another.
@@ -85,14 +93,16 @@ class UpsampleConv3x3(nn.Module):
     """
 
     features: int
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        kernel, bias = _convolution_parameters(self, channels, self.features)
-        x = x.astype(self.dtype)
-        if height * width <= FEW_PIXELS:  # summing the taps would cost more than it saves
+        kernel, bias = _convolution_parameters(self, channels)
+        x = x.astype(self.compute.dtype)
+        if (
+            height * width <= self.compute.patch_pixels
+        ):  # summing the taps would cost more than it saves
             return _convolve(upsample_nearest(x), kernel, 1, ((1, 1), (1, 1))) + bias
         rows = []
         for y, row_taps in enumerate(_summed_taps(kernel, axis=0)):
@@ -188,15 +198,16 @@ class Linear(nn.Module):
     """x W + b over the last axis: a linear layer, or a 1x1 convolution of a feature map."""
 
     features: int
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", uniform_fan_in, (x.shape[-1], self.features))
         bias = self.param("bias", _uniform_bias(x.shape[-1]), (self.features,))
+        dtype = self.compute.dtype
         # One flat matrix product: batched over rows it runs slower on CPUs.
-        flat = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
-        return (flat + bias.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        flat = x.astype(dtype).reshape(-1, x.shape[-1]) @ kernel.astype(dtype)
+        return (flat + bias.astype(dtype)).reshape(*x.shape[:-1], self.features)
 
 
 class GroupNorm(nn.Module):
@@ -204,7 +215,7 @@ class GroupNorm(nn.Module):
 
     eps: float
     groups: int = 32
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array, modulation: tuple[Array, Array] | None = None) -> Array:
@@ -236,7 +247,7 @@ class GroupNorm(nn.Module):
         if modulation is not None:
             m, s = (a.astype(jnp.float32)[:, None, None] for a in modulation)
             gain, offset = gain * (1 + m), offset * (1 + m) + s
-        return (x * gain + offset).astype(self.dtype)
+        return (x * gain + offset).astype(self.compute.dtype)
 
 
 def upsample_nearest(x: Array) -> Array:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from resshift_jax.nn.layers import Conv3x3
-from resshift_jax.platform import matmul_precision
+from resshift_jax.platform import Compute, matmul_precision
 
 Network = Literal["alex", "vgg"]
 
@@ -31,15 +31,15 @@ LEAST_SIZE: dict[Network, int] = {"alex": 31, "vgg": 16}
 class AlexNet(nn.Module):
     """(B, H, W, 3) -> the maps after each of five rectified convolutions."""
 
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
         layers = [
-            nn.Conv(64, (11, 11), strides=4, padding=2, dtype=self.dtype, name="conv1"),
-            nn.Conv(192, (5, 5), padding=2, dtype=self.dtype, name="conv2"),
+            nn.Conv(64, (11, 11), strides=4, padding=2, dtype=self.compute.dtype, name="conv1"),
+            nn.Conv(192, (5, 5), padding=2, dtype=self.compute.dtype, name="conv2"),
             *(
-                Conv3x3(width, dtype=self.dtype, name=f"conv{i}")
+                Conv3x3(width, compute=self.compute, name=f"conv{i}")
                 for i, width in ((3, 384), (4, 256), (5, 256))
             ),
         ]
@@ -55,7 +55,7 @@ class AlexNet(nn.Module):
 class VGG16(nn.Module):
     """(B, H, W, 3) -> the maps at the end of each of five blocks of rectified convolutions."""
 
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
@@ -66,7 +66,7 @@ class VGG16(nn.Module):
             if block > 1:
                 x = nn.max_pool(x, (2, 2), strides=(2, 2))
             for i in range(1, depth + 1):
-                x = nn.relu(Conv3x3(width, dtype=self.dtype, name=f"conv{block}_{i}")(x))
+                x = nn.relu(Conv3x3(width, compute=self.compute, name=f"conv{block}_{i}")(x))
             maps.append(x)
         return maps
 
@@ -80,29 +80,29 @@ class LPIPS(nn.Module):
 
     Attributes:
         network: "alex", with which tables are published, or "vgg", which suits a loss.
-        dtype: of the convolutions; normalisation and distances are at least float32.
+        compute: of the convolutions; normalisation and distances are at least float32.
     """
 
     network: Network = "alex"
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
-    def __call__(self, x: Array, y: Array) -> Array:
+    def __call__(self, x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "b"]:
         """The distances (B,) float32 of two batches (B, H, W, 3) in [-1, 1].
 
         Raises:
             ValueError: shapes that differ or are not of such images, or images too small.
         """
         _check_images(x.shape, y.shape, self.network)
-        precise = jnp.promote_types(self.dtype, jnp.float32)
-        net = (AlexNet if self.network == "alex" else VGG16)(self.dtype, name="features")
+        precise = jnp.promote_types(self.compute.dtype, jnp.float32)
+        net = (AlexNet if self.network == "alex" else VGG16)(self.compute, name="features")
 
         def features(image: Array) -> list[Array]:
             image = (image.astype(precise) - SHIFT.astype(precise)) / SCALE.astype(precise)
             return [_normalize(f.astype(precise)) for f in net(image)]
 
         # One after the other, not as one batch: of a target nothing is then differentiated.
-        with jax.default_matmul_precision(matmul_precision(self.dtype)):
+        with jax.default_matmul_precision(matmul_precision(self.compute.dtype)):
             pairs = zip(features(x), features(y), strict=True)
         distance = jnp.zeros(len(x), precise)
         for i, (f, g) in enumerate(pairs, start=1):

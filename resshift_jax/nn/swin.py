@@ -4,15 +4,18 @@ Every other block shifts its windows. Norms are GroupNorm over the whole image. 
 multiples of the window.
 """
 
+from typing import Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
 
-from resshift_jax.config import WindowMask
 from resshift_jax.nn.layers import GroupNorm, Linear
+from resshift_jax.platform import Compute
+
+WindowMask = Literal["released", "swin"]
 
 
 def partition(x: Array, window: int) -> Array:
@@ -70,7 +73,7 @@ class WindowAttention(nn.Module):
 
     heads: int
     window: int
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None) -> Array:
@@ -87,7 +90,7 @@ class WindowAttention(nn.Module):
             a = partition(a, self.window)
             return a.reshape(*a.shape[:-1], self.heads, head_dim).swapaxes(-3, -2)
 
-        qkv = Linear(3 * channels, dtype=self.dtype, name="qkv")(x)
+        qkv = Linear(3 * channels, compute=self.compute, name="qkv")(x)
         q, k, v = (to_heads(a) for a in jnp.split(qkv, 3, axis=-1))
         logits = jnp.einsum("brchqd,brchkd->brchqk", q * head_dim**-0.5, k)
         bias = table[relative_position_index(self.window)].transpose(2, 0, 1)
@@ -97,11 +100,11 @@ class WindowAttention(nn.Module):
         # The softmax, divided by its sum after the product: fewer values to divide.
         top = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
         weights = jnp.exp(logits - top)
-        out = jnp.einsum("brchqk,brchkd->brchqd", weights.astype(self.dtype), v)
+        out = jnp.einsum("brchqk,brchkd->brchqd", weights.astype(self.compute.dtype), v)
         out = out / weights.sum(-1, keepdims=True)
-        out = out.astype(self.dtype).swapaxes(-3, -2)
+        out = out.astype(self.compute.dtype).swapaxes(-3, -2)
         out = reverse(out.reshape(*out.shape[:-2], channels), self.window)
-        return Linear(channels, dtype=self.dtype, name="proj")(out)
+        return Linear(channels, compute=self.compute, name="proj")(out)
 
 
 class SwinBlock(nn.Module):
@@ -112,26 +115,26 @@ class SwinBlock(nn.Module):
     shift: int
     mlp_ratio: int
     window_mask: WindowMask
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         _, height, width, channels = x.shape
-        h = GroupNorm(eps=1e-5, dtype=self.dtype, name="norm1")(x)
+        h = GroupNorm(eps=1e-5, compute=self.compute, name="norm1")(x)
         mask = None
         if self.shift:
             h = jnp.roll(h, (-self.shift, -self.shift), axis=(1, 2))
             mask = attention_mask(height, width, self.window, self.window_mask)
-        attention = WindowAttention(self.heads, self.window, dtype=self.dtype, name="attention")
+        attention = WindowAttention(self.heads, self.window, compute=self.compute, name="attention")
         h = attention(h, mask)
         if self.shift:
             h = jnp.roll(h, (self.shift, self.shift), axis=(1, 2))
         x = x + h
 
-        h = GroupNorm(eps=1e-5, dtype=self.dtype, name="norm2")(x)
-        h = Linear(self.mlp_ratio * channels, dtype=self.dtype, name="mlp_in")(h)
+        h = GroupNorm(eps=1e-5, compute=self.compute, name="norm2")(x)
+        h = Linear(self.mlp_ratio * channels, compute=self.compute, name="mlp_in")(h)
         h = 0.5 * h * (1 + jax.lax.erf(h * 0.5**0.5))  # exact GELU; jax.nn.gelu takes erfc, slower
-        return x + Linear(channels, dtype=self.dtype, name="mlp_out")(h)
+        return x + Linear(channels, compute=self.compute, name="mlp_out")(h)
 
 
 class SwinLayer(nn.Module):
@@ -144,11 +147,11 @@ class SwinLayer(nn.Module):
     shifts: bool
     mlp_ratio: int
     window_mask: WindowMask
-    dtype: DTypeLike = jnp.float32
+    compute: Compute = Compute()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        h = Linear(self.channels, dtype=self.dtype, name="proj_in")(x)
+        h = Linear(self.channels, compute=self.compute, name="proj_in")(x)
         for i in range(self.depth):
             h = SwinBlock(
                 heads=self.channels // self.head_channels,
@@ -156,7 +159,7 @@ class SwinLayer(nn.Module):
                 shift=self.window // 2 if self.shifts and i % 2 else 0,
                 mlp_ratio=self.mlp_ratio,
                 window_mask=self.window_mask,
-                dtype=self.dtype,
+                compute=self.compute,
                 name=f"block_{i}",
             )(h)
-        return Linear(x.shape[-1], dtype=self.dtype, name="proj_out")(h)
+        return Linear(x.shape[-1], compute=self.compute, name="proj_out")(h)

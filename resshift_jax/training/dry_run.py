@@ -14,7 +14,7 @@ from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import to_yaml
 from resshift_jax.training.mesh import BATCH, make_mesh, require_divisible
 from resshift_jax.training.state import abstract_state
-from resshift_jax.training.step import abstract_pairs, compute_dtype, make_step, step_flops
+from resshift_jax.training.step import abstract_pairs, latent_model, make_step, step_flops
 from resshift_jax.training.weights import abstract_frozen
 
 
@@ -28,14 +28,15 @@ def describe(config: TrainingConfig, devices: Sequence[jax.Device]) -> str:
     """
     mesh = make_mesh(devices, config.mesh.fsdp)
     require_divisible(config.batch_size, config.micro_batches, mesh.size)
-    dtype = compute_dtype(config, mesh)
+    model = latent_model(config, mesh)
+    dtype = model.compute.dtype
     state, frozen = abstract_state(config, mesh), abstract_frozen(config)
     everywhere, divided = NamedSharding(mesh, P()), NamedSharding(mesh, BATCH)
     frozen = _with_sharding(frozen, everywhere)
     pairs = _with_sharding(abstract_pairs(config), divided)
-    memory = make_step(config, mesh, dtype).lower(state, frozen, pairs).compile().memory_analysis()
+    memory = make_step(config, model, mesh).lower(state, frozen, pairs).compile().memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes
-    flops = step_flops(config, mesh, dtype, state, frozen)
+    flops = step_flops(config, model, mesh, state, frozen)
     rate = mesh.size * peak_flops(devices[0], dtype)
     seconds = flops / rate / 0.5
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
@@ -51,9 +52,9 @@ def describe(config: TrainingConfig, devices: Sequence[jax.Device]) -> str:
         f"computed in: {np.dtype(dtype).name}",
         f"parameters:  {parameters:,} trained, "
         f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)):,} frozen",
-        f"arithmetic:  {flops / 1e9:,.0f} GFLOP a step, {flops * config.steps / 1e18:.3g} EFLOP in "
-        f"{config.steps:,} steps",
-        f"time:        {_duration(seconds * config.steps)} at half of these devices' "
+        f"arithmetic:  {flops / 1e9:,.0f} GFLOP a step, {flops * config.train_steps / 1e18:.3g} "
+        f"EFLOP in {config.train_steps:,} steps",
+        f"time:        {_duration(seconds * config.train_steps)} at half of these devices' "
         f"{rate / 1e12:.3g} TFLOP/s",
         f"memory:      {held / 2**30:.2f} GiB of state a device, "
         f"{needed / 2**30:.2f} GiB while a step is computed",

@@ -1,33 +1,31 @@
-"""A trained model out as one weight file, which sample.py takes: network, first stage, settings.
+"""Runs and weight files in; one weight file out, with network, first stage and settings.
 
-python -m resshift_jax.training.export runs/realsr_x4 realsr_x4.safetensors
-
-Of several runs and files, where each went on from the same weights, it is the mean of their
-weights, which is often better than any of them (model soups, arXiv 2203.05482):
-
-python -m resshift_jax.training.export runs/a runs/b before.safetensors mean.safetensors
+Of several, where each went on from the same weights, it is the mean of their weights, which is
+often better than any of them (model soups, arXiv 2203.05482).
 """
 
-import argparse
-import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jax.typing import DTypeLike
 
-from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.chain import make_chain
+from resshift_jax.config import ModelConfig
+from resshift_jax.latent_model import flatten
 from resshift_jax.settings import ConfigError
 from resshift_jax.training.weights import FIRST_STAGE, read_ema
 from resshift_jax.weights import store
-from resshift_jax.weights.mapping import FlatParams, flatten
+from resshift_jax.weights.mapping import FlatParams
 
 
 def write_model(
     path: Path,
     model: ModelConfig,
     params: Mapping[str, Any],
-    dtype: Any = np.float32,
+    dtype: DTypeLike = np.float32,
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes {"unet": tree, "first_stage": tree} with the model's configuration, whole or not.
@@ -43,11 +41,19 @@ def write_model(
 
 
 def export(
-    sources: Sequence[Path], path: Path, step: int | None = None, dtype: Any = np.float32
+    sources: Sequence[Path],
+    path: Path,
+    step: int | None = None,
+    dtype: DTypeLike = np.float32,
+    *,
+    sampler: str | None = None,
+    sampling_steps: int | None = None,
 ) -> str:
     """Writes the mean of the weights of runs and of .safetensors files; what they are, in words.
 
     Of a run it is the EMA of the newest sound checkpoint, or of that after `step`.
+
+    sampler, sampling_steps: by which the file is sampled unless told otherwise; None: as before.
 
     Raises:
         FileNotFoundError: no run or file there, or no such checkpoint.
@@ -63,10 +69,23 @@ def export(
             raise ConfigError(
                 f"{source}: not the model and the first stage of {sources[0]}, which a mean needs"
             )
+    model = _with_sampler(models[0], sampler, sampling_steps)
     unet = _mean([params["unet"] for params in weights])
     params = {"unet": unet, "first_stage": weights[0]["first_stage"]}
-    write_model(path, models[0], params, dtype, notes={"weights": "; ".join(words)})
+    write_model(path, model, params, dtype, notes={"weights": "; ".join(words)})
     return ("the mean of " if len(words) > 1 else "") + "; ".join(words)
+
+
+def _with_sampler(
+    model: ModelConfig, sampler: str | None, sampling_steps: int | None
+) -> ModelConfig:
+    chain = model.chain
+    if sampler is not None and sampler != chain.sampler:
+        chain = replace(chain, sampler=sampler, sampling_steps=None)
+    if sampling_steps is not None:
+        chain = replace(chain, sampling_steps=sampling_steps)
+    make_chain(chain, in_pixels=model.first_stage.in_pixels)  # refuses what it cannot take
+    return replace(model, chain=chain)
 
 
 def _read(source: Path, step: int | None) -> tuple[str, ModelConfig, store.Params]:
@@ -75,7 +94,7 @@ def _read(source: Path, step: int | None) -> tuple[str, ModelConfig, store.Param
         return (source.name, *store.load(source))
     found, model, ema = read_ema(source, step)
     params: store.Params = {"unet": ema, "first_stage": {}}
-    if isinstance(model.first_stage, VQConfig):
+    if model.first_stage.has_params:
         if not (source / FIRST_STAGE).is_file():
             raise FileNotFoundError(
                 f"{source / FIRST_STAGE}: not there, the first stage of that run"
@@ -93,26 +112,3 @@ def _mean(weights: Sequence[FlatParams]) -> FlatParams:
 
 def _same(one: FlatParams, other: FlatParams) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("source", type=Path, nargs="+", help="the folder of a run, or a .safetensors")
-    add("path", type=Path, help="the .safetensors to write")
-    add("--step", type=int, help="of the checkpoint of each run (default: the newest)")
-    add("--dtype", choices=store.STORAGE_DTYPES, default="float32")
-    args = parser.parse_args(argv)
-    try:
-        words = export(args.source, args.path, args.step, store.STORAGE_DTYPES[args.dtype])
-    except (OSError, ValueError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 1
-    print(f"{args.path}: {words}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

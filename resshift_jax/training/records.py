@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from resshift_jax.files import written_whole
 
@@ -46,7 +47,7 @@ class Table:
         self.flush()
         self._file.close()
 
-    def _write(self, file, row: Row) -> None:
+    def _write(self, file: TextIO, row: Row) -> None:
         writer = csv.writer(file, lineterminator="\n")
         if not self._columns:
             self._columns = list(row)

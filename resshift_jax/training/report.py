@@ -1,8 +1,9 @@
-"""What a training run shows: figures of its steps in; a bar, lines and TensorBoard curves out."""
+"""What a training run shows: metrics of its steps in; a bar, lines and TensorBoard curves out."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,18 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resshift_jax.cli.progress import show
+from resshift_jax.console import show
 from resshift_jax.training.config import LoggingConfig
-from resshift_jax.training.step import TIME_GROUPS, Figures
+from resshift_jax.training.step import TIME_GROUPS, StepMetrics
 
 
 class TrainingReport:
-    """Told of each step; used as a context, it shows a bar on a terminal, and lines elsewhere.
+    """Given each step's metrics; used as a context, it shows a bar on a terminal, or else lines.
 
     Args:
         config: how often.
         folder: of the run, for TensorBoard.
-        start, steps: the step that the run goes on from, and the last one.
+        start, train_steps: the step that the run goes on from, and the last one.
         batch_size: images a step.
         flops: of a step on all devices.
         peak: floating-point operations a second that all devices could do.
@@ -32,10 +33,10 @@ class TrainingReport:
     """
 
     def __init__(
-        self, config: LoggingConfig, folder: Path, *, start: int, steps: int, batch_size: int,
+        self, config: LoggingConfig, folder: Path, *, start: int, train_steps: int, batch_size: int,
         flops: float, peak: float, silent: bool = False,
     ):  # fmt: skip
-        self.config, self.steps, self.batch_size = config, steps, batch_size
+        self.config, self.train_steps, self.batch_size = config, train_steps, batch_size
         self._start = start
         self.flops, self.peak, self.silent = flops, peak, silent
         self._on_terminal = sys.stderr.isatty() and not silent
@@ -53,7 +54,7 @@ class TrainingReport:
             redirect_stdout=False,
             speed_estimate_period=300,
         )
-        self._task = self._bar.add_task("compiling", total=steps, completed=start)
+        self._task = self._bar.add_task("compiling", total=train_steps, completed=start)
 
     def __enter__(self) -> "TrainingReport":
         self._bar.start()
@@ -64,41 +65,35 @@ class TrainingReport:
         if self._writer is not None:
             self._writer.close()
 
-    def say(self, line: str) -> None:
-        """A line on what has happened."""
-        if self.silent:
-            return
-        if self._on_terminal:
-            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
-            show(line, sys.stderr)
-
-    def pause(self) -> "_Pause":
+    @contextmanager
+    def pause(self) -> Iterator[None]:
         """A context for what is not training, and is left out of the rates."""
-        return _Pause(self._window)
+        started = time.perf_counter()
+        yield
+        self._window.shift(time.perf_counter() - started)
 
-    def step(self, step: int, figures: Figures, waited: float) -> None:
-        """The figures of step number `step`, as numpy, and the seconds it waited for its data."""
+    def step(self, step: int, metrics: StepMetrics, waited: float) -> None:
+        """The metrics of step number `step`, as numpy, and the seconds it waited for its data."""
         window = self._window
         if step == self._start + 1:
             window.measure(step)  # without the time that went into compiling
         window.waited += waited
-        self._groups.append((np.asarray(figures.group_loss), np.asarray(figures.group_count)))
+        self._groups.append((np.asarray(metrics.group_loss), np.asarray(metrics.group_count)))
         self._bar.update(self._task, completed=step)
-        if step % self.config.every and step != self.steps:
+        if step % self.config.every and step != self.train_steps:
             return
         now = window.measure(step)
         rate, waiting = max(now["steps_per_second"], 1e-9), now["waiting"]
         mfu = rate * self.flops / self.peak
         text = (
-            f"loss {float(figures.loss):.4g}  {rate * self.batch_size:.3g} images/s  "
+            f"loss {float(metrics.loss):.4g}  {rate * self.batch_size:.3g} images/s  "
             f"{waiting:.0%} waiting for data"
         )
         self._bar.update(self._task, description=text)
         if not self._on_terminal:
-            left = (self.steps - step) / rate
-            self.say(f"step {step}/{self.steps}  {text}  MFU {mfu:.2f}  {_clock(left)} left")
-        self._curves(step, figures, {
+            left = (self.train_steps - step) / rate
+            self._say(f"step {step}/{self.train_steps}  {text}  MFU {mfu:.2f}  {_clock(left)} left")
+        self._curves(step, metrics, {
             "speed/images_per_second": rate * self.batch_size,
             "speed/steps_per_second": rate,
             "speed/mfu": mfu,
@@ -108,8 +103,8 @@ class TrainingReport:
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Those of a validation."""
-        told = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-        self.say(f"step {step}: validation  {told}")
+        values = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self._say(f"step {step}: validation  {values}")
         if self._writer is not None:
             for name, value in metrics.items():
                 self._writer.add_scalar(f"validation/{name}", value, step)
@@ -119,16 +114,24 @@ class TrainingReport:
         if self._writer is not None:
             self._writer.add_image("validation/pictures", grid, step, dataformats="HWC")
 
-    def _curves(self, step: int, figures: Figures, speed: Mapping[str, float]) -> None:
+    def _say(self, line: str) -> None:
+        if self.silent:
+            return
+        if self._on_terminal:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            show(line, sys.stderr)
+
+    def _curves(self, step: int, metrics: StepMetrics, speed: Mapping[str, float]) -> None:
         if self._writer is None:
             return
         scalars: dict[str, Any] = {
-            "loss/total": figures.loss,
-            **{f"loss/{name}": value for name, value in figures.terms.items()},
+            "loss/total": metrics.loss,
+            **{f"loss/{name}": value for name, value in metrics.terms.items()},
             **_by_group(self._groups),
-            "optimizer/gradient_norm": figures.grad_norm,
-            "optimizer/learning_rate": figures.learning_rate,
-            "optimizer/skipped_steps": figures.skipped,
+            "optimizer/gradient_norm": metrics.grad_norm,
+            "optimizer/learning_rate": metrics.learning_rate,
+            "optimizer/skipped_steps": metrics.skipped,
             **speed,
         }
         for name, value in scalars.items():
@@ -136,7 +139,7 @@ class TrainingReport:
 
 
 class _Window:
-    """The time since figures were last told, without pauses."""
+    """The time since rates were last shown, without pauses."""
 
     def __init__(self, step: int):
         self.waited = 0.0
@@ -152,21 +155,10 @@ class _Window:
         self._start += seconds
 
 
-class _Pause:
-    def __init__(self, window: _Window):
-        self._window = window
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._window.shift(time.perf_counter() - self._start)
-
-
-def _by_group(told: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Mean loss of the samples of each group of the chain's steps, of those that had any."""
-    count = np.sum([count for _, count in told], axis=0)
-    total = np.sum([loss * count for loss, count in told], axis=0)
+def _by_group(steps: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Mean loss of the samples of each group of time-steps, of those that had any."""
+    count = np.sum([count for _, count in steps], axis=0)
+    total = np.sum([loss * count for loss, count in steps], axis=0)
     return {
         f"loss_by_step/{i + 1}_of_{TIME_GROUPS}": total[i] / count[i]
         for i in range(TIME_GROUPS)

@@ -1,6 +1,5 @@
 """The state of training: all that a step changes, and all that a resumed run needs."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,11 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh
 
-from resshift_jax.config import ModelConfig
-from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.latent_model import LatentModel
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.mesh import with_shardings
-from resshift_jax.training.optimizer import Moments, first_moments
+from resshift_jax.training.optimizer import OPTIMIZERS
 
 
 class TrainingState(NamedTuple):
@@ -23,7 +21,7 @@ class TrainingState(NamedTuple):
         step: steps done, () int32.
         params: of the network, float32.
         ema: their exponential moving average.
-        optimizer: its moments.
+        optimizer: its state, such as moments.
         skipped: steps that changed nothing, as their gradient was not finite; () int32.
         skipped_in_a_row: of those, the last ones.
     """
@@ -31,7 +29,7 @@ class TrainingState(NamedTuple):
     step: Array
     params: Any
     ema: Any
-    optimizer: Moments
+    optimizer: Any
     skipped: Array
     skipped_in_a_row: Array
 
@@ -39,13 +37,13 @@ class TrainingState(NamedTuple):
 def init_state(config: TrainingConfig, params: Any = None) -> TrainingState:
     """The state before the first step; `params` as they are, or random ones of the seed."""
     if params is None:
-        params = init_params(config.model, jax.random.key(config.seed))
+        params = LatentModel(config.model).init(jax.random.key(config.seed))
     zero = jnp.zeros((), jnp.int32)
     return TrainingState(
         step=zero,
         params=params,
         ema=jax.tree.map(jnp.copy, params),
-        optimizer=first_moments(params),
+        optimizer=OPTIMIZERS[config.optimizer.kind].init(params),
         skipped=zero,
         skipped_in_a_row=zero,
     )
@@ -61,13 +59,3 @@ def sharded_init(config: TrainingConfig, mesh: Mesh, params: Any = None) -> Trai
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     initialize = jax.jit(partial(init_state, config), out_shardings=shardings)
     return initialize() if params is None else initialize(params)
-
-
-def init_params(model: ModelConfig, key: Array) -> Mapping[str, Any]:
-    """Random parameters of the network, float32."""
-    unet = model.unet
-    side, low = unet.image_size, unet.condition_size
-    x_t = jnp.zeros((1, side, side, unet.latent_channels))
-    lr, t = jnp.zeros((1, low, low, 3)), jnp.zeros((1,), jnp.int32)
-    mask = jnp.zeros((1, low, low, 1)) if unet.condition_mask else None
-    return SwinUNet(unet).init(key, x_t, t, lr, mask)["params"]

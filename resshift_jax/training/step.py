@@ -1,4 +1,4 @@
-"""One training step, compiled: a state and a batch of pairs in, the next state and figures out.
+"""One training step, compiled: a state and a batch of pairs in, the next state and metrics out.
 
 Each device computes the gradient of its share of the batch alone; the mean over devices, the update
 and the moving average follow on the state as it is sharded.
@@ -11,33 +11,32 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.typing import DTypeLike
 
 from resshift_jax.degradation.pairs import Pair, make_pairs
 from resshift_jax.flops import count_flops
-from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, default_dtype
+from resshift_jax.latent_model import LatentModel
+from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, compute_on
 from resshift_jax.training.config import TrainingConfig
-from resshift_jax.training.losses import Terms, sample_losses
+from resshift_jax.training.losses import LossConfig, Terms, sample_losses
 from resshift_jax.training.mesh import AXES, BATCH
-from resshift_jax.training.optimizer import learning_rate, next_moments, next_params
+from resshift_jax.training.optimizer import OPTIMIZERS, clipped, learning_rate
 from resshift_jax.training.state import TrainingState, abstract_state
 
 TIME_GROUPS = 4
-"""The chain's steps are told in so many groups, from the last of sampling to the first."""
+"""Losses are reported by so many groups of time-steps, from the last of sampling to the first."""
 
 
-class Figures(NamedTuple):
-    """What a step tells, float32 but for the counts of skipped steps.
+class StepMetrics(NamedTuple):
+    """What is measured of a step, float32 but for the counts of skipped steps.
 
     Attributes:
         loss: mean over the batch, ().
         terms: name -> mean over the batch, ().
-        group_loss: mean loss of the samples in each group of steps, (TIME_GROUPS,); 0 if none.
+        group_loss: mean loss of the samples in each group of time-steps, (TIME_GROUPS,); 0 if none.
         group_count: how many samples that were, (TIME_GROUPS,).
         grad_norm: of the whole gradient before clipping, ().
         learning_rate: of this step, ().
@@ -54,37 +53,36 @@ class Figures(NamedTuple):
     skipped_in_a_row: Array
 
 
-def compute_dtype(config: TrainingConfig, mesh: Mesh) -> np.dtype:
-    """Of the networks, on these devices."""
-    if config.dtype == "auto":
-        return default_dtype(mesh.devices.flat[0].platform)
-    return COMPUTE_DTYPES[config.dtype]
+def latent_model(config: TrainingConfig, mesh: Mesh) -> LatentModel:
+    """The model of a configuration, as it computes on these devices."""
+    dtype = None if config.dtype == "auto" else COMPUTE_DTYPES[config.dtype]
+    return LatentModel(config.model, compute_on(mesh.devices.flat[0].platform, dtype))
 
 
 def step_flops(
-    config: TrainingConfig, mesh: Mesh, dtype: DTypeLike, state: Any, frozen: Any
+    config: TrainingConfig, model: LatentModel, mesh: Mesh, state: Any, frozen: Any
 ) -> int:
     """Operations of a step, on all devices, without those that `loss.remat` does a second time."""
     once = replace(config, loss=replace(config.loss, remat=False))
-    return count_flops(step_function(once, mesh, dtype), state, frozen, abstract_pairs(config))
+    return count_flops(step_function(once, model, mesh), state, frozen, abstract_pairs(config))
 
 
 def sample_keys(seed: int, step: Array, batch_size: int) -> Array:
-    """(B,) keys: functions of the seed, the step and the place in the batch."""
+    """(B,) keys: functions of the seed, the step and the index in the batch."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(batch_size, dtype=jnp.uint32))
 
 
 def abstract_pairs(config: TrainingConfig) -> Any:
     """The shapes of a batch, as a Pair of jax.ShapeDtypeStruct."""
-    high, low = config.data.crop.size, config.model.unet.condition_size
+    hq, lq = config.data.crop.size, config.model.unet.cond_size
     array = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     shapes: dict[str, Any] = {
-        "high": array((config.batch_size, high, high, 3)),
-        "low": array((config.batch_size, low, low, 3)),
+        "hq": array((config.batch_size, hq, hq, 3)),
+        "lq": array((config.batch_size, lq, lq, 3)),
     }
-    if config.model.unet.condition_mask:
-        shapes["mask"] = array((config.batch_size, low, low, 1))
+    if config.model.unet.cond_mask:
+        shapes["mask"] = array((config.batch_size, lq, lq, 1))
     return Pair(**shapes)
 
 
@@ -106,12 +104,12 @@ def make_prepare(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> jax.stage
 
 
 def make_step(
-    config: TrainingConfig, mesh: Mesh | AbstractMesh, dtype: DTypeLike
+    config: TrainingConfig, model: LatentModel, mesh: Mesh | AbstractMesh
 ) -> jax.stages.Wrapped:
     """`step_function`, compiled; the state that it is given is consumed."""
     state = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
     return jax.jit(
-        step_function(config, mesh, dtype),
+        step_function(config, model, mesh),
         donate_argnums=0,
         out_shardings=(state, NamedSharding(mesh, P())),  # as it came, or it would compile again
         compiler_options=_options(mesh),
@@ -119,28 +117,27 @@ def make_step(
 
 
 def step_function(
-    config: TrainingConfig, mesh: Mesh | AbstractMesh, dtype: DTypeLike
-) -> Callable[[TrainingState, Any, Pair], tuple[TrainingState, Figures]]:
-    """(state, frozen, pairs) -> (state, figures).
+    config: TrainingConfig, model: LatentModel, mesh: Mesh | AbstractMesh
+) -> Callable[[TrainingState, Any, Pair], tuple[TrainingState, StepMetrics]]:
+    """(state, frozen, pairs) -> (state, metrics).
 
     frozen: see `sample_losses`; a copy on each device. The state stays divided as it is given.
     """
     gradient = partial(
-        gradient_of_share,
-        model=config.model, loss=config.loss, dtype=dtype, micro_batches=config.micro_batches,
-    )  # fmt: skip
+        gradient_of_share, model, loss=config.loss, micro_batches=config.micro_batches
+    )
     gradient = jax.shard_map(
         gradient, mesh=mesh, in_specs=(P(), P(), BATCH, BATCH),
         out_specs=(P(), BATCH, BATCH, BATCH), check_vma=False,
     )  # fmt: skip
 
-    def step(state: TrainingState, frozen: Any, pairs: Pair) -> tuple[TrainingState, Figures]:
+    def step(state: TrainingState, frozen: Any, pairs: Pair) -> tuple[TrainingState, StepMetrics]:
         keys = sample_keys(config.seed, state.step, config.batch_size)
         keys = jax.lax.with_sharding_constraint(keys, NamedSharding(mesh, BATCH))
         grads, loss, terms, t = gradient(state.params, frozen, pairs, keys)
         next_state, grad_norm, rate = update(config, state, grads, loss.mean())
-        group_loss, group_count = by_group(loss, t, config.model.chain.steps)
-        figures = Figures(
+        group_loss, group_count = by_group(loss, t, config.model.chain.num_timesteps)
+        metrics = StepMetrics(
             loss=loss.mean(),
             terms={name: values.mean() for name, values in terms.items()},
             group_loss=group_loss,
@@ -150,48 +147,55 @@ def step_function(
             skipped=next_state.skipped,
             skipped_in_a_row=next_state.skipped_in_a_row,
         )
-        return next_state, figures
+        return next_state, metrics
 
     return step
 
 
 def gradient_of_share(
-    params: Any, frozen: Any, pairs: Pair, keys: Array, *, micro_batches: int, **options: Any
+    model: LatentModel,
+    params: Any,
+    frozen: Any,
+    pairs: Pair,
+    keys: Array,
+    *,
+    loss: LossConfig,
+    micro_batches: int,
 ) -> tuple[Any, Array, Terms, Array]:
-    """The gradient, a mean over all devices, and the losses, terms and steps of this share.
+    """The gradient, a mean over all devices, and the losses, terms and time-steps of this share.
 
     The share is taken in parts, one after the other, whose gradients are averaged.
     """
-    model = options["model"]
-    latent = model.unet.image_size, model.unet.image_size, model.unet.latent_channels
+    unet, num_timesteps = model.config.unet, model.config.chain.num_timesteps
+    latent = unet.image_size, unet.image_size, unet.latent_channels
 
     def mean_loss(params: Any, pairs: Pair, keys: Array) -> tuple[Array, tuple]:
-        t, *drawn = jax.vmap(partial(draw, steps=model.chain.steps, latent=latent))(keys)
-        loss, terms = sample_losses(params, frozen, pairs, t, *drawn, **options)
-        return loss.mean(), (loss, terms, t)
+        t, *drawn = jax.vmap(partial(draw, num_timesteps=num_timesteps, latent=latent))(keys)
+        losses, terms = sample_losses(model, params, frozen, pairs, t, *drawn, loss=loss)
+        return losses.mean(), (losses, terms, t)
 
     compute = jax.grad(mean_loss, has_aux=True)
     if micro_batches == 1:
-        grads, told = compute(params, pairs, keys)
+        grads, aux = compute(params, pairs, keys)
     else:
         parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), (pairs, keys))
 
         def accumulate(total: Any, part: tuple) -> tuple[Any, tuple]:
-            grads, told = compute(params, *part)
-            return jax.tree.map(lambda a, g: a + g / micro_batches, total, grads), told
+            grads, aux = compute(params, *part)
+            return jax.tree.map(lambda a, g: a + g / micro_batches, total, grads), aux
 
         zeros = jax.tree.map(jnp.zeros_like, params)
-        grads, told = jax.lax.scan(accumulate, zeros, parts)
-        told = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), told)
-    return jax.lax.pmean(grads, AXES), *told
+        grads, aux = jax.lax.scan(accumulate, zeros, parts)
+        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
+    return jax.lax.pmean(grads, AXES), *aux
 
 
-def draw(key: Array, steps: int, latent: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """A step of the chain, evenly, the noise of a latent, and a place in [0, 1)^2."""
+def draw(key: Array, num_timesteps: int, latent: tuple[int, ...]) -> tuple[Array, Array, Array]:
+    """A time-step, evenly, the noise of a latent, and an offset in [0, 1)^2."""
     t_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
-    t = jax.random.randint(t_key, (), 0, steps, jnp.int32)
-    place = jax.random.uniform(jax.random.fold_in(key, 2), (2,))
-    return t, jax.random.normal(noise_key, latent, jnp.float32), place
+    t = jax.random.randint(t_key, (), 0, num_timesteps, jnp.int32)
+    offset = jax.random.uniform(jax.random.fold_in(key, 2), (2,))
+    return t, jax.random.normal(noise_key, latent, jnp.float32), offset
 
 
 def update(
@@ -202,7 +206,7 @@ def update(
     Where the loss or the gradient is not finite, all but the counters stays as it was.
     """
     grad_norm = optax.tree.norm(grads)
-    rate = learning_rate(config.optimizer, state.step, config.steps)
+    rate = learning_rate(config.optimizer, state.step, config.train_steps)
     sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     def settled(old: Any, new: Any) -> Any:
@@ -210,25 +214,25 @@ def update(
         # Or XLA computes what follows from the gradient anew each time: twice the memory traffic.
         return jax.lax.optimization_barrier(chosen)
 
-    moments = next_moments(config.optimizer, grads, grad_norm, state.optimizer)
-    moments = settled(state.optimizer, moments)
-    params = next_params(config.optimizer, rate, moments, state.params)
-    params = settled(state.params, params)
+    params, optimizer = OPTIMIZERS[config.optimizer.kind].update(
+        config.optimizer, clipped(config.optimizer, grads, grad_norm), rate,
+        state.optimizer, state.params, settled,
+    )  # fmt: skip
     ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params)
     next_state = TrainingState(
         step=state.step + 1,
         params=params,
         ema=settled(state.ema, ema),
-        optimizer=moments,
+        optimizer=optimizer,
         skipped=state.skipped + (1 - sound),
         skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
     )
     return next_state, grad_norm, rate
 
 
-def by_group(loss: Array, t: Array, steps: int) -> tuple[Array, Array]:
-    """Mean loss and number of the samples in each of TIME_GROUPS groups of the chain's steps."""
-    member = jax.nn.one_hot(t * TIME_GROUPS // steps, TIME_GROUPS)
+def by_group(loss: Array, t: Array, num_timesteps: int) -> tuple[Array, Array]:
+    """Mean loss and number of the samples in each of TIME_GROUPS groups of time-steps."""
+    member = jax.nn.one_hot(t * TIME_GROUPS // num_timesteps, TIME_GROUPS)
     count = member.sum(0)
     return (member * loss[:, None]).sum(0) / jnp.maximum(count, 1), count
 

@@ -1,8 +1,8 @@
-"""Whether a run has been told to stop: signals in, an answer after each step out.
+"""Whether a run has been asked to stop: signals in, an answer after each step out.
 
 A run of one process stops at SIGTERM, and at Ctrl-C, after the step that it is at. Of several
-processes JAX tells all, so that they stop after the same step: a handler of our own would take its
-place.
+processes JAX informs all, so that they stop after the same step, and a handler of our own would
+stand in its way.
 """
 
 import os
@@ -12,7 +12,7 @@ import threading
 
 from jax.experimental import multihost_utils
 
-from resshift_jax.cli.progress import show
+from resshift_jax.console import show
 
 
 class Stop:
@@ -24,7 +24,7 @@ class Stop:
 
     def __init__(self, processes: int = 1):
         self._processes = processes
-        self._told = threading.Event()
+        self._asked = threading.Event()
         self._at_once = True
         self._interrupts = 0
         self.interrupted = False
@@ -53,7 +53,7 @@ class Stop:
     def __call__(self, step: int) -> bool:
         """Whether to stop after this step, the same in all processes; to be asked at each."""
         if self._processes == 1:
-            return self._told.is_set()
+            return self._asked.is_set()
         return multihost_utils.reached_preemption_sync_point(step)
 
     def allow_at_once(self, allowed: bool) -> bool:
@@ -62,7 +62,7 @@ class Stop:
         A signal then ends the process without waiting for what is compiled or computed.
         """
         before, self._at_once = self._at_once, allowed
-        if allowed and self._told.is_set():
+        if allowed and self._asked.is_set():
             self._exit()
         return before
 
@@ -85,7 +85,7 @@ class Stop:
             if not stops:
                 continue
             self.interrupted = signal.SIGINT in stops
-            self._told.set()
+            self._asked.set()
             if self._at_once:
                 self._exit()
         os.close(self._reader)

@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resshift_jax.config import FirstStageConfig, ModelConfig, VQConfig
+from resshift_jax.config import FirstStageConfig, ModelConfig, model_config
+from resshift_jax.latent_model import first_stage_shapes, flatten, unflatten
 from resshift_jax.nn.lpips import LPIPS
-from resshift_jax.settings import ConfigError, from_dict
+from resshift_jax.settings import ConfigError, leaves, to_dict
 from resshift_jax.training.checkpoints.checkpoint import read_part
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.weights import store
 from resshift_jax.weights.load import load_weights, read_first_stage
 from resshift_jax.weights.lpips import load_lpips
-from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, flatten, unflatten
+from resshift_jax.weights.mapping import FlatParams
 from resshift_jax.weights.released import obtain_first_stage
 
 FIRST_STAGE = "first_stage.safetensors"
@@ -62,7 +63,7 @@ def load_first_stage(config: TrainingConfig, run: Path | None = None) -> FlatPar
     from, or as published.
     """
     stage = config.model.first_stage
-    if not isinstance(stage, VQConfig):
+    if not stage.has_params:
         return {}
     start = Path(config.init) if config.init is not None else None
     if run is not None and (run / FIRST_STAGE).is_file():
@@ -107,8 +108,15 @@ def load_init(config: TrainingConfig) -> Tree | None:
         )  # fmt: skip
         network, flat = model.unet, params["unet"]
     if network != config.model.unet:
-        raise ConfigError(f"init: {path} holds another network than model.unet describes")
+        raise ConfigError(f"init: {path} holds another network, {_difference(network, config)}")
     return unflatten({name: np.asarray(value, np.float32) for name, value in flat.items()})
+
+
+def _difference(network: Any, config: TrainingConfig) -> str:
+    """The first setting of model.unet that a network does not have as the configuration says."""
+    found, wanted = leaves(to_dict(network)), leaves(to_dict(config.model.unet))
+    key = next(key for key in [*wanted, *found] if found.get(key) != wanted.get(key))
+    return f"with model.unet.{key}={found.get(key)}, here it is {wanted.get(key)}"
 
 
 def read_ema(run: Path, step: int | None = None) -> tuple[int, ModelConfig, FlatParams]:
@@ -120,7 +128,7 @@ def read_ema(run: Path, step: int | None = None) -> tuple[int, ModelConfig, Flat
     """
     found, meta, ema = read_part(run / CHECKPOINTS, "ema", step)
     flat = {name: np.asarray(value) for name, value in flatten(ema).items()}
-    return found, from_dict(ModelConfig, meta["config"]["model"]), flat
+    return found, model_config(meta["config"]["model"]), flat
 
 
 def _read_kept(run: Path, stage: FirstStageConfig) -> FlatParams:

@@ -34,11 +34,11 @@ def load_bundled(version: str | None = None) -> tuple[ModelConfig, Params]:
 def _require_there(version: str | None) -> None:
     if version is not None:
         raise UnknownModelError(
-            f"--version {version}: the model that ships with the package has no versions; name a "
-            f"published model with --task"
+            f"version={version}: the model that ships with the package has no versions; name a "
+            f"published model with task=NAME"
         )
     if not PATH.is_file():
         raise FileNotFoundError(
             f"{PATH}: not there, though it ships with the package; install that anew, or name "
-            f"another model with --task or --weights"
+            f"another model with task=NAME or weights=FILE"
         )

@@ -1,6 +1,7 @@
 """Downloading: an address and a path in, the whole file at that path out, if need be in parts."""
 
 import http.client
+import logging
 import os
 import re
 import sys
@@ -24,6 +25,8 @@ from rich.progress import (
 
 if sys.platform != "win32":
     import fcntl
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _BUSY = (408, 429)  # answers below 500 that another try may change
@@ -70,7 +73,7 @@ def fetch(
         with _locked(target.with_name(f"{target.name}.lock")):
             if target.is_file():
                 return  # another process was faster
-            print(f"fetching {url}", file=sys.stderr, flush=True)
+            logger.info("fetching %s", url)
             with _progress_bar(target.name) as bar:
                 _transfer(url, part, target.name, bar, timeout, tries, pause)
             if check is not None:
@@ -254,7 +257,7 @@ def _lock(file: IO[str]) -> bool:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{file.name}: held by another process, waiting", file=sys.stderr, flush=True)
+            logger.info("%s: held by another process, waiting", file.name)
             fcntl.flock(file, fcntl.LOCK_EX)
     except OSError:
         return False

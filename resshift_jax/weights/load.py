@@ -10,19 +10,17 @@ from resshift_jax.config import (
     FirstStageConfig,
     ModelConfig,
     UNetConfig,
-    VQConfig,
     with_overrides,
 )
+from resshift_jax.latent_model import backbone_shapes, first_stage_shapes
 from resshift_jax.settings import ConfigError, to_dict
 from resshift_jax.weights import store
 from resshift_jax.weights.mapping import (
     ConversionError,
     FlatParams,
-    first_stage_shapes,
+    backbone_rules,
+    first_stage_rules,
     to_ours,
-    unet_rules,
-    unet_shapes,
-    vq_rules,
 )
 from resshift_jax.weights.recognize import is_first_stage, recognize_first_stage, recognize_unet
 from resshift_jax.weights.store import Params
@@ -90,19 +88,19 @@ def load_weights(
 
 def read_first_stage(
     path: Path, expected: FirstStageConfig | None = None
-) -> tuple[VQConfig, FlatParams]:
+) -> tuple[FirstStageConfig, FlatParams]:
     """The autoencoder of a .pth.
 
     Args:
         expected: what the model needs; a file of another layout is refused.
     """
     state = _read(path)
-    if expected is not None and not isinstance(expected, VQConfig):
+    if expected is not None and not expected.has_params:
         raise ConversionError(f"{path}: given, but this model has no autoencoder as first stage")
     try:
         config = expected or recognize_first_stage(state, path.stem)
         # Report a misfit in full, tensor by tensor, rather than as another configuration.
-        params = to_ours(state, vq_rules(config), first_stage_shapes(config))
+        params = to_ours(state, first_stage_rules(config), first_stage_shapes(config))
     except ConversionError as e:
         wanted = f" as {expected.name}" if expected else ""
         raise ConversionError(f"{path}: does not fit{wanted}; {e}") from e
@@ -118,7 +116,7 @@ def _check_ours(
 ) -> None:
     """Refuses one of our files that is another model than the one that was named."""
     if task is not None and canonical_task(task) != config.task:
-        raise UnknownModelError(f"{path}: its task is {config.task}, --task {task} given")
+        raise UnknownModelError(f"{path}: its task is {config.task}, task={task} given")
     if version is not None:
         try:
             (release,) = find_releases(config.task, version)
@@ -126,8 +124,9 @@ def _check_ours(
             raise UnknownModelError(f"{path}: {e}") from e
         if config.chain != release.config.chain:
             raise UnknownModelError(
-                f"{path}: its chain is not that of --version {version}, it was trained with "
-                f"{config.chain.steps} steps and {version} with {release.config.chain.steps}"
+                f"{path}: its chain is not that of version={version}, it was trained with "
+                f"{config.chain.num_timesteps} steps and {version} with "
+                f"{release.config.chain.num_timesteps}"
             )
     if expected is not None and config != expected:
         wanted = to_dict(expected)
@@ -145,11 +144,11 @@ def _from_torch(
     state = _read(path)
     if is_first_stage(state):
         raise ConversionError(
-            f"{path}: an autoencoder alone; give it with --first-stage beside the model's file"
+            f"{path}: an autoencoder alone; give the model's file, and this one as first_stage=FILE"
         )
     config = with_overrides(expected or _configure(path, state, task, version), overrides)
     try:
-        params = to_ours(state, unet_rules(config.unet), unet_shapes(config.unet))
+        params = to_ours(state, backbone_rules(config.unet), backbone_shapes(config.unet))
     except ConversionError as e:
         raise ConversionError(f"{path}: does not fit as {config.task}; {e}") from e
     return config, {"unet": params, "first_stage": {}}
@@ -186,16 +185,15 @@ def _read(path: Path) -> dict[str, TorchTensor]:
 
 
 def _lacks_first_stage(config: ModelConfig, params: Params) -> bool:
-    return isinstance(config.first_stage, VQConfig) and not params["first_stage"]
+    return config.first_stage.has_params and not params["first_stage"]
 
 
 def _find_first_stage(config: FirstStageConfig, path: Path, cache: Path) -> Path:
-    assert isinstance(config, VQConfig)
     name = f"{config.name}.pth"
     for folder in (path.parent, cache):
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
         f"{path}: needs the first stage {name}, found neither beside it nor in {cache}; "
-        f"put it there, or name it with --first-stage"
+        f"put it there, or name it with first_stage=FILE"
     )

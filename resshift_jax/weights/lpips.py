@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from resshift_jax.latent_model import flatten, unflatten
 from resshift_jax.nn.lpips import LEAST_SIZE, LPIPS, Network
 from resshift_jax.weights import store
 from resshift_jax.weights.mapping import (
@@ -24,9 +25,7 @@ from resshift_jax.weights.mapping import (
     Layout,
     Rule,
     Shapes,
-    flatten,
     torch_shapes,
-    unflatten,
 )
 from resshift_jax.weights.torch import array_pickle
 from resshift_jax.weights.torch import file as torch_file

@@ -6,17 +6,14 @@ name the layers inside each kind of block; `unet_rules` and `vq_rules` place the
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
-import jax
 import numpy as np
 
-from resshift_jax.config import FirstStageConfig, ModelConfig, UNetConfig, VQConfig
-from resshift_jax.nn.autoencoder import VQAutoencoder
+from resshift_jax.config import BackboneConfig, FirstStageConfig, ModelConfig
+from resshift_jax.nn.autoencoder import VQConfig
 from resshift_jax.nn.swin import attention_mask, relative_position_index
-from resshift_jax.nn.unet import SwinUNet
+from resshift_jax.nn.unet import UNetConfig
 
 FlatParams = dict[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -238,48 +235,40 @@ def vq_rules(config: VQConfig) -> list[Rule]:
     return rules
 
 
-@cache  # tracing takes longer than reading many a file
-def unet_shapes(config: UNetConfig) -> Shapes:
-    """Path -> shape of each parameter of our Swin-UNet."""
-    side = config.granularity
-    lr_side = side << config.num_halvings
-    lr = jax.ShapeDtypeStruct((1, lr_side, lr_side, 3), "f4")
-    x_t = jax.ShapeDtypeStruct((1, side, side, config.latent_channels), "f4")
-    mask = jax.ShapeDtypeStruct((*lr.shape[:3], 1), "f4") if config.condition_mask else None
-    t = jax.ShapeDtypeStruct((1,), "i4")
-    return _shapes(SwinUNet(config), x_t, t, lr, mask)
+# The rules of each kind of network that the released ones have a counterpart of.
+BACKBONE_RULES: dict[str, Callable[[Any], list[Rule]]] = {"swin_unet": unet_rules}
+FIRST_STAGE_RULES: dict[str, Callable[[Any], list[Rule]]] = {"vq": vq_rules}
 
 
-@cache
-def first_stage_shapes(config: FirstStageConfig) -> Shapes:
-    """Path -> shape of each parameter of our first stage; none where it has no parameters."""
-    if not isinstance(config, VQConfig):
-        return MappingProxyType({})
-    side = 2 * config.factor
-    return _shapes(VQAutoencoder(config), jax.ShapeDtypeStruct((1, side, side, 3), "f4"))
+def backbone_rules(config: BackboneConfig) -> list[Rule]:
+    """A rule for each parameter of a denoising network.
+
+    Raises:
+        ConversionError: a network that has no released counterpart.
+    """
+    return _rules(BACKBONE_RULES, "unet", config)
 
 
-def _shapes(module, *args) -> Shapes:
-    tree = jax.eval_shape(lambda *inputs: module.init(jax.random.key(0), *inputs), *args)["params"]
-    return MappingProxyType({path: leaf.shape for path, leaf in flatten(tree).items()})
+def first_stage_rules(config: FirstStageConfig) -> list[Rule]:
+    """A rule for each parameter of a first stage.
+
+    Raises:
+        ConversionError: a first stage that has no released counterpart.
+    """
+    return _rules(FIRST_STAGE_RULES, "first_stage", config)
 
 
-def flatten(tree: Mapping) -> dict:
-    """Nested dictionaries -> {"a/b/c": leaf}."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(key.key for key in path): leaf for path, leaf in leaves}
-
-
-def unflatten(flat: Mapping[str, object]) -> dict:
-    """The inverse of `flatten`."""
-    tree: dict = {}
-    for path, leaf in flat.items():
-        *groups, name = path.split("/")
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[name] = leaf
-    return tree
+def _rules(
+    table: Mapping[str, Callable[[Any], list[Rule]]],
+    group: str,
+    config: BackboneConfig | FirstStageConfig,
+) -> list[Rule]:
+    if config.kind not in table:
+        raise ConversionError(
+            f"{group}.kind: {config.kind} given, which has no counterpart in PyTorch; only "
+            f"{', '.join(table)} has"
+        )
+    return table[config.kind](config)
 
 
 def torch_shapes(rules: Iterable[Rule], shapes: Shapes) -> Shapes:
@@ -350,9 +339,10 @@ def unet_buffers(config: UNetConfig) -> dict[str, np.ndarray]:
 
 def released_state_dict(config: ModelConfig, params: Mapping[str, FlatParams]) -> dict[str, dict]:
     """{"unet": state dict with buffers, "first_stage": state dict or {}} of a model."""
-    unet = to_torch(params["unet"], unet_rules(config.unet))
-    unet.update(unet_buffers(config.unet))
+    unet = to_torch(params["unet"], backbone_rules(config.unet))
+    if isinstance(config.unet, UNetConfig):  # the only one with buffers
+        unet.update(unet_buffers(config.unet))
     stage = {}
-    if isinstance(config.first_stage, VQConfig) and params.get("first_stage"):
-        stage = to_torch(params["first_stage"], vq_rules(config.first_stage))
+    if params.get("first_stage"):
+        stage = to_torch(params["first_stage"], first_stage_rules(config.first_stage))
     return {"unet": unet, "first_stage": stage}

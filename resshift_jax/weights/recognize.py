@@ -80,8 +80,8 @@ def _unet(state: State) -> UNetConfig:
     return UNetConfig(
         image_size=image_size,
         latent_channels=latent,
-        condition_size=image_size * 2**halvings,
-        condition_mask=condition == 4,
+        cond_size=image_size * 2**halvings,
+        cond_mask=condition == 4,
         base_channels=base,
         channel_mult=tuple(width // base for width in widths),
         num_res_blocks=num_res_blocks,

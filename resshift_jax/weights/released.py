@@ -1,13 +1,13 @@
 """A task's name in, the released model's (configuration, parameters) out, fetched where absent."""
 
 import json
-import sys
+import logging
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.config import FirstStageConfig, ModelConfig
 from resshift_jax.weights import store
 from resshift_jax.weights.fetch import FetchError, fetch
 from resshift_jax.weights.load import cache_dir, load_weights
@@ -15,11 +15,7 @@ from resshift_jax.weights.store import Params
 from resshift_jax.weights.torch.file import WeightFileError
 from resshift_jax.weights.zoo import FIRST_STAGE_URLS, Released, find_releases
 
-Notify = Callable[[str], None]
-
-
-def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,23 +35,18 @@ class _Source:
 
 
 def load_released(
-    task: str,
-    version: str | None = None,
-    *,
-    cache: Path | None = None,
-    notify: Notify = to_stderr,
+    task: str, version: str | None = None, *, cache: Path | None = None
 ) -> tuple[ModelConfig, Params]:
     """A released model by name: from the cache folder, or fetched into it.
 
     The .pth files are converted once. The converted file is kept beside them and has in its header
     what they were; where one of them is another by now, it is made anew. A file of that name that
-    was not made here is used as it is, and never replaced.
+    was not made here is used as it is, and never replaced. Which file is used is logged.
 
     Args:
         task: one of `zoo.TASKS` or `zoo.ALIASES`.
         version: by default the newest that is in the cache, or else the newest.
         cache: the folder; by default `cache_dir()`.
-        notify: given a line on which file is used, and on whatever else a user should know.
 
     Raises:
         UnknownModelError: no such task or version.
@@ -67,30 +58,29 @@ def load_released(
     folder = cache_dir() if cache is None else cache
     release = _choose(find_releases(task, version), folder)
     used = _converted(release, folder)
-    model = _load_converted(used, release, notify)
+    model = _load_converted(used, release)
     if model is None:
-        paths = _obtain(_sources(release), folder, notify)
+        paths = _obtain(_sources(release), folder)
         stamps = {path.name: _stamp(path) for path in paths}
         model = _load_torch(paths, release)
         try:
             store.save(used, *model, notes={"sources": json.dumps(stamps)})
         except OSError as e:
-            notify(f"{used}: not kept, so the next run converts again ({_first_line(e)})")
+            reason = _first_line(e)
+            logger.warning("%s: not kept, so the next run converts again (%s)", used, reason)
             used = paths[0]
-    notify(f"weights: {used}")
+    logger.info("weights: %s", used)
     return model
 
 
-def obtain_first_stage(
-    stage: VQConfig, *, cache: Path | None = None, notify: Notify = to_stderr
-) -> Path:
+def obtain_first_stage(stage: FirstStageConfig, *, cache: Path | None = None) -> Path:
     """The .pth of a released autoencoder: from the cache folder, or fetched into it.
 
     Raises:
         FileNotFoundError: one that is not published and not there.
         FetchError, OSError: as `load_released`.
     """
-    return _obtain((_first_stage(stage),), cache_dir() if cache is None else cache, notify)[0]
+    return _obtain((_first_stage(stage),), cache_dir() if cache is None else cache)[0]
 
 
 def _choose(releases: list[Released], folder: Path) -> Released:
@@ -101,14 +91,14 @@ def _choose(releases: list[Released], folder: Path) -> Released:
     return releases[-1]
 
 
-def _sources(release: Released) -> tuple[_Source, _Source]:
-    """The network's file and the first stage's."""
+def _sources(release: Released) -> tuple[_Source, ...]:
+    """The network's file, and the first stage's where that has parameters."""
     stage = release.config.first_stage
-    assert isinstance(stage, VQConfig)
-    return _Source((release.file, *release.earlier), release.url), _first_stage(stage)
+    network = _Source((release.file, *release.earlier), release.url)
+    return (network, _first_stage(stage)) if stage.has_params else (network,)
 
 
-def _first_stage(stage: VQConfig) -> _Source:
+def _first_stage(stage: FirstStageConfig) -> _Source:
     return _Source((stage.name,), FIRST_STAGE_URLS.get(stage.name, ""))
 
 
@@ -116,9 +106,7 @@ def _converted(release: Released, folder: Path) -> Path:
     return folder / f"{release.file}.safetensors"
 
 
-def _load_converted(
-    path: Path, release: Released, notify: Notify
-) -> tuple[ModelConfig, Params] | None:
+def _load_converted(path: Path, release: Released) -> tuple[ModelConfig, Params] | None:
     """The model of a converted file, or None where there is none to be used.
 
     Raises:
@@ -133,12 +121,12 @@ def _load_converted(
         changed = _changed(json.loads(sources), release, path.parent) if sources else ""
         if not changed:
             return load_weights(path, expected=release.config)
-        notify(f"{path}: made anew, for {changed} has changed")
+        logger.warning("%s: made anew, for %s has changed", path, changed)
     except (OSError, ValueError) as e:
         if not ours:
             raise
         reason = _first_line(e).removeprefix(f"{path}: ")
-        notify(f"{path}: made anew, for it cannot be used ({reason})")
+        logger.warning("%s: made anew, for it cannot be used (%s)", path, reason)
     return None
 
 
@@ -157,29 +145,31 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _load_torch(paths: list[Path], release: Released) -> tuple[ModelConfig, Params]:
-    network, stage = paths
+    network, *stage = paths
+    first_stage = stage[0] if stage else None
     try:
-        return load_weights(network, first_stage=stage, expected=release.config)
+        return load_weights(network, first_stage=first_stage, expected=release.config)
     except WeightFileError as e:
         if not release.url:
             raise
         raise WeightFileError(f"{e}; delete it, and the next run fetches it anew") from e
 
 
-def _obtain(sources: Sequence[_Source], folder: Path, notify: Notify) -> list[Path]:
+def _obtain(sources: Sequence[_Source], folder: Path) -> list[Path]:
     """The .pth files of these sources, fetched where they are absent."""
     absent = [source for source in sources if not source.find(folder)]
     for source in absent:
         if not source.url:
             raise FileNotFoundError(
                 f"{source.name}: trained by users and not published; put {source.name} into "
-                f"{folder}, or give a file with --weights"
+                f"{folder}, or give a file with weights=FILE"
             )
     if absent:
         pages = dict.fromkeys(source.url.partition("/releases/")[0] for source in absent)
-        notify(
-            f"the weights are published for non-commercial use only, see {' and '.join(pages)}; "
-            f"they are kept in {folder}"
+        logger.warning(
+            "the weights are published for non-commercial use only, see %s; they are kept in %s",
+            " and ".join(pages),
+            folder,
         )
     while absent:
         _fetch(absent, folder)

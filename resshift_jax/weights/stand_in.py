@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from resshift_jax.config import ModelConfig, VQConfig
+from resshift_jax.config import ModelConfig
+from resshift_jax.latent_model import backbone_shapes, first_stage_shapes
 from resshift_jax.weights.mapping import (
     Shapes,
-    first_stage_shapes,
+    backbone_rules,
+    first_stage_rules,
     torch_shapes,
-    unet_rules,
-    unet_shapes,
-    vq_rules,
 )
 from resshift_jax.weights.torch import file as torch_file
 
@@ -39,16 +38,16 @@ def state_dict(shapes: Shapes) -> dict[str, np.ndarray]:
 
 def released_shapes(config: ModelConfig) -> tuple[Shapes, Shapes]:
     """Shapes of the network and of the first stage, by their released names."""
-    unet = torch_shapes(unet_rules(config.unet), unet_shapes(config.unet))
+    unet = torch_shapes(backbone_rules(config.unet), backbone_shapes(config.unet))
     stage = config.first_stage
-    if not isinstance(stage, VQConfig):
+    if not stage.has_params:
         return unet, {}
-    return unet, torch_shapes(vq_rules(stage), first_stage_shapes(stage))
+    return unet, torch_shapes(first_stage_rules(stage), first_stage_shapes(stage))
 
 
 def write(folder: Path, file: str, config: ModelConfig) -> None:
     """Writes FOLDER/file.pth, and the first stage beside it under its own name."""
     unet, stage = released_shapes(config)
     torch_file.write(folder / f"{file}.pth", state_dict(unet))
-    if isinstance(config.first_stage, VQConfig):
+    if config.first_stage.has_params:
         torch_file.write(folder / f"{config.first_stage.name}.pth", state_dict(stage))

@@ -14,10 +14,11 @@ import safetensors
 import safetensors.numpy
 from jax.typing import DTypeLike
 
-from resshift_jax.config import ModelConfig
+from resshift_jax.config import ModelConfig, model_config
 from resshift_jax.files import written_whole
-from resshift_jax.settings import ConfigError, from_dict, to_dict
-from resshift_jax.weights.mapping import FlatParams, first_stage_shapes, unet_shapes
+from resshift_jax.latent_model import backbone_shapes, first_stage_shapes
+from resshift_jax.settings import ConfigError, to_dict
+from resshift_jax.weights.mapping import FlatParams
 from resshift_jax.weights.torch.file import WeightFileError
 
 FORMAT = "resshift-jax"
@@ -134,7 +135,7 @@ def load(path: Path) -> tuple[ModelConfig, Params]:
             params[part][rest] = value
         else:
             problems.append(f"unknown: {name}")
-    expected = {"unet": unet_shapes(config.unet)}
+    expected = {"unet": backbone_shapes(config.unet)}
     if params["first_stage"]:
         expected["first_stage"] = first_stage_shapes(config.first_stage)
     for part, shapes in expected.items():
@@ -155,13 +156,16 @@ def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
     if header.get("format") != FORMAT:
         raise WeightFileError(
             f"{path}: a safetensors file, but without the {FORMAT} header; convert the released "
-            f".pth with: python -m resshift_jax.cli.convert IN.pth OUT.safetensors"
+            f".pth with: resshift convert IN.pth OUT.safetensors"
         )
     if header.get("version") != VERSION:
         raise WeightFileError(
             f"{path}: version {header.get('version')} of the format, this package reads {VERSION}"
         )
     try:
-        return from_dict(ModelConfig, json.loads(header["config"]))
+        values = json.loads(header["config"])
+        if not isinstance(values, dict):
+            raise ConfigError(f"{values!r} given, groups of settings needed")
+        return model_config(values)
     except (KeyError, ValueError, ConfigError) as e:
         raise WeightFileError(f"{path}: its configuration cannot be read, {e}") from e

@@ -19,13 +19,13 @@ VQ_F8_FACE = VQConfig(
     name="ffhq512_vq_f8_dim8_face",
 )
 
-FIFTEEN_STEPS = ChainConfig(steps=15, min_noise_level=0.04)
-FOUR_STEPS = ChainConfig(steps=4, min_noise_level=0.2)
-ONE_STEP = replace(FIFTEEN_STEPS, one_step=True)
+FIFTEEN_STEPS = ChainConfig(num_timesteps=15, min_noise_level=0.04)
+FOUR_STEPS = ChainConfig(num_timesteps=4, min_noise_level=0.2)
+ONE_STEP = replace(FIFTEEN_STEPS, sampler="one_step")
 
-_X2 = UNetConfig(condition_size=128)
-_INPAINTING = UNetConfig(condition_size=256, condition_mask=True)
-_FACE = UNetConfig(condition_size=512, latent_channels=8)
+_X2 = UNetConfig(cond_size=128)
+_INPAINTING = UNetConfig(cond_size=256, cond_mask=True)
+_FACE = UNetConfig(cond_size=512, latent_channels=8)
 
 
 _RESSHIFT_V1 = "https://github.com/zsyOAOA/ResShift/releases/download/v1.0"
@@ -39,7 +39,7 @@ class Released:
 
     Attributes:
         file: stem of the .pth.
-        version: what --version calls it; empty where a task has only one.
+        version: by which it is chosen; empty where a task has only one.
         folder: the address that the .pth is published under; empty where it is not.
         earlier: stems that the same file had before.
     """
@@ -119,19 +119,20 @@ def find_releases(task: str, version: str | None = None) -> list[Released]:
     task = canonical_task(task)
     releases = [model for model in RELEASED if model.config.task == task]
     if task == BUNDLED:
+        remedy = "" if version is None else f"; leave out version={version}"
         raise UnknownModelError(
-            f"--task {task}: the model that ships with the package is none of the published ones; "
-            f"leave out --version"
+            f"task={task}: the model that ships with the package is none of the published ones"
+            f"{remedy}"
         )
     if not releases:
         known = ", ".join([BUNDLED, *TASKS, *ALIASES])
-        raise UnknownModelError(f"--task {task}: unknown, one of {known}")
+        raise UnknownModelError(f"task={task}: unknown, one of {known}")
     if version is None:
         return releases
     versions = [model.version for model in releases if model.version]
     if version not in versions:
         known = f"one of {', '.join(versions)}" if versions else "which has only one"
-        raise UnknownModelError(f"--version {version}: unknown for {task}, {known}")
+        raise UnknownModelError(f"version={version}: unknown for {task}, {known}")
     return [model for model in releases if model.version == version]
 
 
@@ -146,7 +147,7 @@ def released_config(
     named = _BY_FILE.get(file_stem)
     if named is None and task is None:
         raise UnknownModelError(
-            f"not the name of a released file, so say what it is with --task, one of "
+            f"not the name of a released file, so say what it is with task=NAME, one of "
             f"{', '.join(TASKS)}"
         )
     if named is not None and task is None:
@@ -156,12 +157,16 @@ def released_config(
     if named is not None:
         if named.config not in [m.config for m in candidates]:
             release = " ".join([named.config.task, named.version]).strip()
-            raise UnknownModelError(f"its name is that of {release}, --task or --version differ")
+            raise UnknownModelError(
+                f"its name is that of {release}, which the task or version given contradicts"
+            )
         return named.config
     if len({m.config for m in candidates}) > 1:
-        options = ", ".join(f"{m.version} ({m.config.chain.steps} steps)" for m in candidates)
+        options = ", ".join(
+            f"{m.version} ({m.config.chain.num_timesteps} steps)" for m in candidates
+        )
         raise UnknownModelError(
-            f"its name does not tell how many steps it has; say --version, one of {options}"
+            f"its name does not tell how many steps it has; say version=NAME, one of {options}"
         )
     return candidates[0].config
 

@@ -134,8 +134,12 @@ REFUSALS = {
     "odd version": lambda f: ([f.unet, f.out, "--task=faceir", "--version=v9"], [f.unet, "v9"]),
     "another task": lambda f: ([f.ours, f.out, "--task=faceir"], [f.ours, "faceir"]),
     "setting": lambda f: ([f.unet, f.out, *REALSR, "--set=chian.steps=8"], ["chian.steps"]),
-    "setting's type": lambda f: ([f.unet, f.out, *REALSR, "--set=chain.steps=x"], ["chain.steps"]),
-    "setting's value": lambda f: ([f.unet, f.out, *REALSR, "--set=chain.steps=1"], ["chain.steps"]),
+    "setting's type": lambda f: (
+        [f.unet, f.out, *REALSR, "--set=chain.num_timesteps=x"], ["chain.num_timesteps"],
+    ),
+    "setting's value": lambda f: (
+        [f.unet, f.out, *REALSR, "--set=chain.num_timesteps=1"], ["chain.num_timesteps"],
+    ),
     "stage absent": lambda f: (
         [f.unet, f.out, *REALSR, "--first-stage=absent.pth"],
         ["absent.pth"],

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from resshift_jax.cli.progress import Report, show
+from resshift_jax.cli.progress import Report
+from resshift_jax.console import show
 from resshift_jax.image_io.folders import File
 from resshift_jax.inference.files import Outcome
 
@@ -52,9 +53,9 @@ def programs(count=0, found=0):
 def test_a_terminal_has_a_bar_below_the_lines(terminal):
     screen = terminal()
     with Report(3, Path("out")) as report:
-        report.doing("compiling [red] for 1 tile")
+        report.announce("compiling [red] for 1 tile")
         report._bar.refresh()
-        report.doing("")
+        report.announce("")
         long = "x" * 150
         for name in ("[red]a[b].png", f"{long}.png"):
             for _ in range(4):
@@ -108,7 +109,7 @@ def test_lines_for_a_file_are_not_drawn_into_the_bar(terminal, monkeypatch):
 def test_elsewhere_there_is_no_bar(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     with Report(2, Path("out")) as report:
-        report.doing("compiling")
+        report.announce("compiling")
         report.advance(1)
         report(done("[b]a.png", "8 bits", "no alpha"))
         report(done("b.png", "8 bits"))
@@ -161,3 +162,11 @@ def test_a_log_that_is_full_stops_nothing():
     with open("/dev/full", "w") as full:
         for _ in range(3):
             show("line", full)
+
+
+def test_what_is_said_of_a_file_names_flags_but_not_in_its_name(capsys):
+    flags = {"seed": "--seed", "chop_size": "--chop_size"}
+    report = Report(1, Path("out"), flags=flags)
+    file = File(Path("seed=3.png"), Path("out/seed=3.png"))
+    report(Outcome(file, error="seed=3.png: out of memory, try chop_size=64"))
+    assert capsys.readouterr().err == "error: seed=3.png: out of memory, try --chop_size 64\n"

@@ -1,4 +1,4 @@
-"""The sampling command, run as a user runs it: good images restored, bad ones named."""
+"""The command `resshift restore`, as a user runs it: good images restored, bad ones named."""
 
 import itertools
 import os
@@ -22,9 +22,9 @@ from image_samples import GREY, SRGB, camera, png
 from PIL import Image
 
 import resshift_jax
-import sample
+from resshift_jax.cli import restore
 from resshift_jax.image_io.photo import read_photo
-from resshift_jax.inference.batching import Settings
+from resshift_jax.inference.options import RestoreOptions
 from resshift_jax.inference.programs import Programs
 from resshift_jax.weights import released, stand_in, zoo
 from resshift_jax.weights.mapping import torch_shapes
@@ -37,7 +37,7 @@ V2, V3 = "resshift_realsrx4_s15_v2", "resshift_realsrx4_s4_v3"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """The cache folder. Of programs it holds none, for JAX would go on to use it in other tests."""
-    monkeypatch.setattr(sample, "keep_programs", lambda folder: None)
+    monkeypatch.setattr(restore, "keep_programs", lambda folder: None)
     monkeypatch.setenv("RESSHIFT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -69,9 +69,9 @@ def repeated(monkeypatch):
     """Nothing is computed: pixels are repeated. A list of the shapes of the batches."""
     batches = []
 
-    def fake(self, params, seed, tiles):
-        batches.append(tiles.lr.shape)
-        return tiles.lr.repeat(2, 1).repeat(2, 2)
+    def fake(self, params, seed, tiles, announce):
+        batches.append(tiles.lq.shape)
+        return tiles.lq.repeat(2, 1).repeat(2, 2)
 
     monkeypatch.setattr(Programs, "__call__", fake)
     return batches
@@ -109,7 +109,7 @@ def twice(image):
 
 
 def run(source, out, weights, *options):
-    return sample.main(
+    return restore.main(
         ["-i", str(source), "-o", str(out), "--weights", str(weights), *map(str, options)]
     )
 
@@ -166,18 +166,19 @@ def assert_60_db(one, other):
     assert mean_square < 255**2 / 10**6
 
 
-def test_steps_dtype_and_tiles_are_passed_on(photos, out, weights, repeated, monkeypatch, capsys):
+def test_options_are_passed_on(photos, out, weights, repeated, monkeypatch, capsys):
     seen = []
-    load, programs = resshift_jax.load, resshift_jax.Model.programs
+    load, restorer = resshift_jax.load, resshift_jax.Model.restorer
     monkeypatch.setattr(resshift_jax, "load", lambda *a, **k: seen.append(k) or load(*a, **k))
     monkeypatch.setattr(
-        resshift_jax.Model, "programs", lambda self, s: seen.append(s) or programs(self, s)
+        resshift_jax.Model, "restorer", lambda self, o, p: seen.append(o) or restorer(self, o, p)
     )
     path = save(photos / "a.png", pixels(40, 20))
     options = ["--steps", 2, "--dtype", "bfloat16", "--chop_size", 8, "--chop_stride", 6]
-    assert run(path, out, weights, *options, "--bs", 2, "--blend", "even", "--seed", 7) == 0
+    options += ["--bs", 2, "--blend", "even", "--seed", 7, "--sampler", "deterministic"]
+    assert run(path, out, weights, *options) == 0
     assert seen[0]["dtype"] == "bfloat16"
-    assert seen[1] == Settings(7, 2, 8, 6, 2, "even")
+    assert seen[1] == RestoreOptions(7, 2, "deterministic", 8, 6, 2, "even")
     assert repeated == [(2, 16, 16, 3)] * 3
     np.testing.assert_array_equal(read(out / "a.png"), twice(pixels(40, 20)))
 
@@ -450,11 +451,12 @@ OPTIONS = {
     "--mask_path {mask}": "--mask_path: the task small takes none",
     "--task inpaint_face --mask_path gone": "--mask_path gone: nothing there",
     "--task inpaint_face --mask_path {photos}": "the images' own folder",
-    "--task sinsr --steps 4": "this model samples in one step",
-    "--steps 0": "steps: 0 given",
-    "--seed -1": "seed: -1 given",
-    "--bs 0": "--bs): 0 given",
-    "--chop_size 64 --chop_stride 65": "chop_stride: 65 given, at most chop_size (64)",
+    "--task sinsr --steps 4": "--steps 4: this model samples in one step",
+    "--task realsr --sampler one_step --steps 4": "--steps 4: this model samples in one step",
+    "--steps 0": "--steps 0: at least 1 needed",
+    "--seed -1": "--seed -1: 0 to 4294967295 needed",
+    "--bs 0": "--bs 0: at least 1 needed",
+    "--chop_size 64 --chop_stride 65": "--chop_stride 65: at most that of --chop_size 64",
     "--suffix a/b": "--suffix a/b: not a part of a file's name",
     "--device gpx": "--device gpx: give cpu, gpu, tpu",
     "--device cpu:77": "--device cpu:77: not there",
@@ -474,7 +476,7 @@ def test_options_that_make_no_sense_are_refused_at_once(
     places = {"photos": photos, "mask": save(tmp_path / "other" / "mask.png", pixels())}
     save(photos / "a.png", pixels())
     given = options.format(**places).split()
-    assert sample.main(["-i", str(photos), "-o", str(out), *given]) == 1
+    assert restore.main(["-i", str(photos), "-o", str(out), *given]) == 1
     assert_one_line_error(capsys, OPTIONS[options])
     assert not out.exists()
 
@@ -511,10 +513,10 @@ def test_where_memory_ends_a_smaller_tile_is_named(photos, out, weights, capsys,
     save(photos / "b.png", pixels())
     real = Programs.__call__
 
-    def limited(self, params, seed, tiles):
-        if tiles.lr.shape[1] > 12:
+    def limited(self, params, seed, tiles, announce):
+        if tiles.lq.shape[1] > 12:
             raise MemoryError("9.0 GiB needed, 1.0 GiB free")
-        return real(self, params, seed, tiles)
+        return real(self, params, seed, tiles, announce)
 
     monkeypatch.setattr(Programs, "__call__", limited)
     assert run(photos, out, weights) == 1
@@ -548,7 +550,7 @@ def test_a_result_that_cannot_be_made_or_written_is_named(
 )
 def test_a_command_line_that_makes_no_sense_shows_the_usage(options, capsys):
     with pytest.raises(SystemExit) as caught:
-        sample.main([*options, "-o", "results", *(["-i", "a.png"] if options else [])])
+        restore.main([*options, "-o", "results", *(["-i", "a.png"] if options else [])])
     assert caught.value.code == 2
     assert "usage: " in capsys.readouterr().err
 
@@ -601,7 +603,7 @@ def releases(monkeypatch):
 def test_released_models_by_name(photos, out, cache, pth, repeated, capsys, options, file):
     shutil.copytree(pth, cache)
     path = save(photos / "a.png", pixels())
-    assert sample.main(["-i", str(path), "-o", str(out), *options]) == 0
+    assert restore.main(["-i", str(path), "-o", str(out), *options]) == 0
     assert names(out) == ["a.png"]
     assert capsys.readouterr().err == f"weights: {cache / file}.safetensors\n"
 
@@ -618,9 +620,9 @@ def test_a_download_that_breaks_off(
     with serving({f"/{p.name}": p.read_bytes() for p in pth.iterdir()}) as server:
         releases(server.address)
         server.breaks = deque([1000, 1000])
-        assert sample.main(argv) == 1
+        assert restore.main(argv) == 1
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith(f"error: {V3}.pth: {server.address}/{V3}.pth broke off at ")
         assert not out.exists()
-        assert sample.main(argv) == 0
+        assert restore.main(argv) == 0
     assert names(out) == ["a.png"]

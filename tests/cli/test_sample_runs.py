@@ -1,4 +1,4 @@
-"""The sampling command in a process of its own: interrupted, without room, a thousand images."""
+"""`resshift restore` in a process of its own: interrupted, without room, a thousand images."""
 
 import json
 import os
@@ -15,12 +15,11 @@ from conftest import TINY, TINY_UNET, TINY_VQ, rules_and_shapes, save_model
 from image_samples import SRGB, camera, png
 from PIL import Image
 
-import sample
 from resshift_jax.weights import stand_in
 from resshift_jax.weights.mapping import torch_shapes
 from resshift_jax.weights.torch import file as torch_file
 
-ROOT = Path(sample.__file__).parent
+ROOT = Path(__file__).parents[2]
 TILES = ["--chop_size", "6", "--chop_stride", "5"]  # of 12 pixels every 10 for TINY
 
 # What is started in the background may have been told to ignore them, and its children with it.
@@ -160,9 +159,9 @@ def test_an_interrupted_run_leaves_whole_files_and_goes_on(photos, out, cache, w
 BUSY = """
 import hashlib, sys
 from resshift_jax.inference.programs import Programs
-def busy(self, params, seed, tiles):
-    if tiles.lr.shape[1] == 4:
-        return tiles.lr.repeat(2, 1).repeat(2, 2)
+def busy(self, params, seed, tiles, announce):
+    if tiles.lq.shape[1] == 4:
+        return tiles.lq.repeat(2, 1).repeat(2, 2)
     print("busy", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # as XLA, without looking up
 Programs.__call__ = busy
@@ -308,12 +307,12 @@ def thousand(tmp_path_factory):
 
 
 LEAKING = """
-import resshift_jax.inference.files as pipeline
-kept, write = [], pipeline.write_photo
+import resshift_jax.inference.files as files
+kept, write = [], files.write_photo
 def leaking(path, photo, format):
     write(path, photo, format)
     kept.append(photo)
-pipeline.write_photo = leaking
+files.write_photo = leaking
 """
 
 

@@ -7,8 +7,10 @@ from data_checks import assert_even, assert_share
 from PIL import Image
 
 from resshift_jax.data.config import CropConfig, InputError
-from resshift_jax.data.crops import crop_pair, reduce_by_area, resize_short_side
+from resshift_jax.data.crops import crop_pair
+from resshift_jax.data.squares import METHODS, reduce_by_area, resize_short_side
 from resshift_jax.resize import resize_opencv
+from resshift_jax.settings import from_dict
 
 DRAWS = 400
 
@@ -17,16 +19,16 @@ def noise(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def places(height, width):
+def offsets(height, width):
     """An image that holds at each pixel where it is."""
     rows, columns = np.mgrid[:height, :width]
     return np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
 
 
 def crop(image, config, seed=0):
-    high, low = crop_pair(image, None, np.random.default_rng(seed), config, 4)
-    assert low is None
-    return high
+    hq, lq = crop_pair(image, None, np.random.default_rng(seed), config, 4)
+    assert lq is None
+    return hq
 
 
 @pytest.mark.parametrize(
@@ -71,12 +73,12 @@ def test_a_short_side_of_that_size_stays_as_it_is():
 @pytest.mark.parametrize("method", ["random", "resized", "square"])
 def test_crops_are_from_everywhere(method):
     size = 24
-    image = places(size, 90) if method != "random" else places(60, 90)
+    image = offsets(size, 90) if method != "random" else offsets(60, 90)
     rooms = (37, 67) if method == "random" else (1, 67)
     config = CropConfig(method, size, "none")
     found = np.stack([crop(image, config, seed) for seed in range(DRAWS)])
     corner = found[:, :1, :1]
-    np.testing.assert_array_equal(found, corner + places(size, size))
+    np.testing.assert_array_equal(found, corner + offsets(size, size))
     for axis, room in enumerate(rooms):
         start = corner[:, 0, 0, axis]
         assert 0 <= start.min() <= start.max() < room
@@ -85,7 +87,7 @@ def test_crops_are_from_everywhere(method):
 
 
 def test_a_square_of_the_short_side_is_reduced():
-    image = places(48, 96)
+    image = offsets(48, 96)
     found = crop(image, CropConfig("square", 24, "none"))
     # Of each two pixels the mean: 0.5, 2.5, 4.5, rounded to even numbers.
     assert np.abs(found[:, 0, 0] - (2 * np.arange(24) + 0.5)).max() <= 0.5
@@ -97,7 +99,7 @@ def test_larger_squares_are_reduced(height, width, largest):
     """Of 16 to 40 pixels, each side as often; 32 is all that the second image has."""
     size = 16
     config = CropConfig("random", size, "none", max_reduction=2.5)
-    found = np.stack([crop(places(height, width), config, seed) for seed in range(DRAWS)])
+    found = np.stack([crop(offsets(height, width), config, seed) for seed in range(DRAWS)])
     first, last = found[:, 0, 0, :2].astype(float), found[:, -1, -1, :2].astype(float)
     # A pixel has the mean of its area, so the outermost are size - 1 areas apart; and is rounded.
     sides = (last - first).mean(1) * size / (size - 1)
@@ -110,7 +112,7 @@ def test_larger_squares_are_reduced(height, width, largest):
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 7), (40, 9)])
 def test_small_images_are_mirrored_without_repeating_the_edge(method, height, width):
     size = 32
-    found = crop(places(height, width), CropConfig(method, size, "none"), seed=3)
+    found = crop(offsets(height, width), CropConfig(method, size, "none"), seed=3)
     start = int(found[0, 0, 0]) if height > size else 0
 
     def mirrored(n, side):
@@ -153,12 +155,12 @@ def test_without_flips_nothing_is_flipped():
 def test_pairs_stay_together(height, width, flips):
     """Also where they are mirrored since they are too small."""
     scale, size = 4, 32
-    low = noise(height, width)
-    high = low.repeat(scale, 0).repeat(scale, 1)
+    lq = noise(height, width)
+    hq = lq.repeat(scale, 0).repeat(scale, 1)
     config = CropConfig("random", size, flips)
     seen = set()
     for seed in range(24):
-        one, other = crop_pair(high, low, np.random.default_rng(seed), config, scale)
+        one, other = crop_pair(hq, lq, np.random.default_rng(seed), config, scale)
         assert other.shape == (size // scale, size // scale, 3)
         np.testing.assert_array_equal(one, other.repeat(scale, 0).repeat(scale, 1))
         seen.add(one.tobytes())
@@ -166,14 +168,14 @@ def test_pairs_stay_together(height, width, flips):
 
 
 def test_pairs_that_cannot_be_cropped_alike_are_refused():
-    high, low = noise(64, 64), noise(16, 16)
+    hq, lq = noise(64, 64), noise(16, 16)
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match=r"data.crop.method: 'square' given.*random"):
-        crop_pair(high, low, rng, CropConfig("square", 32), 4)
+        crop_pair(hq, lq, rng, CropConfig("square", 32), 4)
     with pytest.raises(InputError, match=r"data.crop.size: 30 given.*multiple of the scale \(4\)"):
-        crop_pair(high, low, rng, CropConfig("random", 30), 4)
+        crop_pair(hq, lq, rng, CropConfig("random", 30), 4)
     with pytest.raises(InputError, match=r"data.crop.max_reduction: 2 given.*keep their pixels"):
-        crop_pair(high, low, rng, CropConfig("random", 32, max_reduction=2), 4)
+        crop_pair(hq, lq, rng, CropConfig("random", 32, max_reduction=2), 4)
 
 
 @pytest.mark.parametrize(
@@ -186,3 +188,13 @@ def test_the_same_generator_the_same_crop(method, reduction):
     assert first.flags.c_contiguous
     assert first.dtype == np.uint8
     np.testing.assert_array_equal(first, again)
+
+
+def test_a_method_is_one_function_and_one_row(monkeypatch):
+    def corner(image, rng, size, max_reduction):
+        return image[:size, :size]
+
+    monkeypatch.setitem(METHODS, "corner", corner)
+    config = from_dict(CropConfig, {"method": "corner", "size": 16, "flips": "none"})
+    image = noise(50, 70)
+    np.testing.assert_array_equal(crop(image, config), image[:16, :16])

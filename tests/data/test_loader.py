@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from image_samples import colours, save
 
-from resshift_jax.data.config import CropConfig, InputConfig, InputError, SourceConfig
+from resshift_jax.data.config import CropConfig, DataConfig, InputError, SourceConfig
 from resshift_jax.data.loader import Loader
 
 CROP = CropConfig("random", 16, "dihedral")
@@ -28,7 +28,7 @@ def folder(path, count, seed=0, size=24) -> SourceConfig:
 
 
 def make(*sources, batch_size=4, seed=0, crop=CROP, scale=4, shard=0, shards=1, **more) -> Loader:
-    config = InputConfig(sources, crop, **({"threads": 2, "prefetch": 2} | more))
+    config = DataConfig(sources, crop, **({"threads": 2, "prefetch": 2} | more))
     return Loader(config, scale, seed=seed, batch_size=batch_size, shard=shard, shards=shards)
 
 
@@ -53,10 +53,10 @@ def mixture(tmp_path):
 def test_what_a_batch_holds(mixture):
     batch = make(*mixture).batch(0)
     assert {key: (x.shape, x.dtype.name) for key, x in batch.items()} == {
-        "high": ((4, 16, 16, 3), "uint8"),
+        "hq": ((4, 16, 16, 3), "uint8"),
         "record": ((4, 3), "int32"),
     }
-    assert np.ptp(batch["high"]) > 200
+    assert np.ptp(batch["hq"]) > 200
 
 
 def test_threads_restarts_and_random_access_change_nothing(mixture):
@@ -78,7 +78,7 @@ def test_shards_make_the_whole_batch(mixture):
 
 def test_seeds_and_steps_differ(mixture):
     batches = [*take(make(*mixture), 5), *take(make(*mixture, seed=1), 5)]
-    assert len({batch["high"].tobytes() for batch in batches}) == 10
+    assert len({batch["hq"].tobytes() for batch in batches}) == 10
 
 
 def test_each_image_once_an_epoch_in_another_order(tmp_path):
@@ -94,7 +94,7 @@ def test_each_image_once_an_epoch_in_another_order(tmp_path):
 
 def test_the_same_image_is_cropped_otherwise_in_each_epoch(tmp_path):
     batches = take(make(folder(tmp_path / "a", 1), batch_size=2), 8)
-    crops = {crop.tobytes() for batch in batches for crop in batch["high"]}
+    crops = {crop.tobytes() for batch in batches for crop in batch["hq"]}
     assert len(crops) > 12
 
 
@@ -123,23 +123,23 @@ def test_equal_sources_are_not_shuffled_alike(tmp_path):
 
 def pairs(path, count, size=8) -> SourceConfig:
     for i in range(count):
-        low = colours(size, size + 1, i)
-        for name, image in (("high", low.repeat(4, 0).repeat(4, 1)), ("low", low)):
+        lq = colours(size, size + 1, i)
+        for name, image in (("hq", lq.repeat(4, 0).repeat(4, 1)), ("lq", lq)):
             (path / name).mkdir(parents=True, exist_ok=True)
             save(path / name / f"{i}.png", image)
-    return SourceConfig(str(path / "high"), low=str(path / "low"))
+    return SourceConfig(str(path / "hq"), lq=str(path / "lq"))
 
 
 def test_pairs(tmp_path):
     for batch in take(make(pairs(tmp_path, 3)), 4):
-        assert batch["low"].shape == (4, 4, 4, 3)
-        np.testing.assert_array_equal(batch["high"], batch["low"].repeat(4, 1).repeat(4, 2))
+        assert batch["lq"].shape == (4, 4, 4, 3)
+        np.testing.assert_array_equal(batch["hq"], batch["lq"].repeat(4, 1).repeat(4, 2))
 
 
 def test_a_pair_that_does_not_fit_ends_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr("resshift_jax.data.sources.CHECKED_PAIRS", 1)
     config = pairs(tmp_path, 3)
-    save(tmp_path / "low" / "2.png", colours(9, 9))
+    save(tmp_path / "lq" / "2.png", colours(9, 9))
     with pytest.raises(InputError, match=r"2\.png \(36x32\) and .*2\.png \(9x9\)"):
         take(make(config), 3)
 
@@ -177,7 +177,7 @@ def test_unreadable_images_are_replaced_by_the_next(tmp_path):
         for i, number in enumerate(asked.tolist()):
             image = colours(24, 28, (number + skipped[i]) % 8)
             windows = np.lib.stride_tricks.sliding_window_view(image, (16, 16, 3))[:, :, 0]
-            assert (windows == batch["high"][i]).all((2, 3, 4)).any()
+            assert (windows == batch["hq"][i]).all((2, 3, 4)).any()
         lines += loader.unreadable(batch)
     assert sorted(line.split(": ")[0] for line in lines) == list(map(str, damaged))
     assert all("ends too early" in line for line in lines)
@@ -238,12 +238,12 @@ def test_worker_processes_change_nothing_and_tell_what_is_wrong(mixture, tmp_pat
 SCRIPT = """
 import multiprocessing, sys, time
 from jax._src import xla_bridge
-from resshift_jax.data.config import CropConfig, InputConfig, SourceConfig
+from resshift_jax.data.config import CropConfig, DataConfig, SourceConfig
 from resshift_jax.data.loader import Loader
 
 if __name__ == "__main__":
     path, workers = sys.argv[1], int(sys.argv[2])
-    config = InputConfig((SourceConfig(path),), CropConfig("random", 16), 2, workers)
+    config = DataConfig((SourceConfig(path),), CropConfig("random", 16), 2, workers)
     batches = Loader(config, 4, seed=0, batch_size=8).batches()
     next(batches)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)

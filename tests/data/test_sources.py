@@ -13,7 +13,7 @@ from image_samples import colours, save
 from PIL import Image
 
 from resshift_jax.data import sources
-from resshift_jax.data.config import CropConfig, InputConfig, InputError, SourceConfig
+from resshift_jax.data.config import CropConfig, DataConfig, InputError, SourceConfig
 from resshift_jax.data.sources import open_source
 from resshift_jax.image_io.photo import ImageFileError
 from resshift_jax.settings import ConfigError
@@ -44,17 +44,17 @@ def test_a_folder_and_its_folders(tmp_path):
         str(tmp_path / name) for name in ("a.tif", "b.png", "n01/x.bmp")
     ]
     for i in range(3):
-        high, low = source.read(i)
-        assert low is None
-        np.testing.assert_array_equal(high, images[str(Path(source.name(i)).relative_to(tmp_path))])
+        hq, lq = source.read(i)
+        assert lq is None
+        np.testing.assert_array_equal(hq, images[str(Path(source.name(i)).relative_to(tmp_path))])
 
 
 def test_greys_of_16_bits_become_8(tmp_path):
     grey = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
     put(tmp_path / "deep.png", Image.fromarray(grey))
-    high, _ = open_source(SourceConfig(str(tmp_path)), 4).read(0)
-    assert high.dtype == np.uint8
-    np.testing.assert_array_equal(high, np.repeat((grey // 257)[..., None], 3, 2))
+    hq, _ = open_source(SourceConfig(str(tmp_path)), 4).read(0)
+    assert hq.dtype == np.uint8
+    np.testing.assert_array_equal(hq, np.repeat((grey // 257)[..., None], 3, 2))
 
 
 def test_a_list(tmp_path):
@@ -83,51 +83,51 @@ def test_sets_without_images(tmp_path):
 
 def test_pairs(tmp_path):
     for name, seed in (("a.png", 1), ("deep/b.png", 2)):
-        put(tmp_path / "high" / name, colours(32, 24, seed))
-    put(tmp_path / "high" / "low" / "a.png", colours(8, 6, 3))  # a folder of the other, too
-    put(tmp_path / "high" / "low" / "deep" / "b.bmp", colours(8, 6, 4))
-    put(tmp_path / "high" / "low" / "deep" / "unused.png", colours(1, 1))
-    config = SourceConfig(str(tmp_path / "high"), low=str(tmp_path / "high" / "low"))
+        put(tmp_path / "hq" / name, colours(32, 24, seed))
+    put(tmp_path / "hq" / "lq" / "a.png", colours(8, 6, 3))  # a folder of the other, too
+    put(tmp_path / "hq" / "lq" / "deep" / "b.bmp", colours(8, 6, 4))
+    put(tmp_path / "hq" / "lq" / "deep" / "unused.png", colours(1, 1))
+    config = SourceConfig(str(tmp_path / "hq"), lq=str(tmp_path / "hq" / "lq"))
     source = pickle.loads(pickle.dumps(open_source(config, 4)))
     assert source.paired
     assert len(source) == 2
     for i in range(2):
-        high, low = source.read(i)
-        np.testing.assert_array_equal(high, colours(32, 24, i + 1))
-        np.testing.assert_array_equal(low, colours(8, 6, i + 3))
+        hq, lq = source.read(i)
+        np.testing.assert_array_equal(hq, colours(32, 24, i + 1))
+        np.testing.assert_array_equal(lq, colours(8, 6, i + 3))
 
 
 def test_a_pair_of_which_one_is_stored_on_its_side(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
-    (tmp_path / "high").mkdir()
-    save(tmp_path / "high" / "a.png", colours(32, 24), exif=exif)
-    put(tmp_path / "low" / "a.png", colours(6, 8))
-    source = open_source(SourceConfig(str(tmp_path / "high"), low=str(tmp_path / "low")), 4)
+    (tmp_path / "hq").mkdir()
+    save(tmp_path / "hq" / "a.png", colours(32, 24), exif=exif)
+    put(tmp_path / "lq" / "a.png", colours(6, 8))
+    source = open_source(SourceConfig(str(tmp_path / "hq"), lq=str(tmp_path / "lq")), 4)
     assert source.read(0)[0].shape == (24, 32, 3)
 
 
 def test_images_without_a_partner_or_with_several(tmp_path):
-    high = put(tmp_path / "high" / "n" / "a.png", colours(32, 24))
-    put(tmp_path / "low" / "other.png", colours(8, 6))
-    config = SourceConfig(str(tmp_path / "high"), low=str(tmp_path / "low"))
+    hq = put(tmp_path / "hq" / "n" / "a.png", colours(32, 24))
+    put(tmp_path / "lq" / "other.png", colours(8, 6))
+    config = SourceConfig(str(tmp_path / "hq"), lq=str(tmp_path / "lq"))
     message = refused(config)
-    assert str(high) in message
-    assert str(tmp_path / "low" / "n" / "a.png") in message
-    put(tmp_path / "low" / "n" / "a.bmp", colours(8, 6))
+    assert str(hq) in message
+    assert str(tmp_path / "lq" / "n" / "a.png") in message
+    put(tmp_path / "lq" / "n" / "a.bmp", colours(8, 6))
     open_source(config, 4)
-    put(tmp_path / "low" / "n" / "a.jpg", colours(8, 6))
+    put(tmp_path / "lq" / "n" / "a.jpg", colours(8, 6))
     assert "leave one of a.bmp, a.jpg" in refused(config)
 
 
 def test_pairs_of_sizes_that_do_not_fit(tmp_path, monkeypatch):
     for name in ("a.png", "b.png", "c.png"):
-        put(tmp_path / "high" / name, colours(32, 24))
-        put(tmp_path / "low" / name, colours(8, 6))
-    wrong = put(tmp_path / "low" / "c.png", colours(8, 7))
-    config = SourceConfig(str(tmp_path / "high"), low=str(tmp_path / "low"))
+        put(tmp_path / "hq" / name, colours(32, 24))
+        put(tmp_path / "lq" / name, colours(8, 6))
+    wrong = put(tmp_path / "lq" / "c.png", colours(8, 7))
+    config = SourceConfig(str(tmp_path / "hq"), lq=str(tmp_path / "lq"))
     expected = (
-        f"{tmp_path / 'high' / 'c.png'} (24x32) and {wrong} (7x8): a pair needs sides that are "
+        f"{tmp_path / 'hq' / 'c.png'} (24x32) and {wrong} (7x8): a pair needs sides that are "
         f"4 times as long, 28x32 here"
     )
     assert refused(config) == expected
@@ -140,11 +140,11 @@ def test_pairs_of_sizes_that_do_not_fit(tmp_path, monkeypatch):
 
 
 def test_a_damaged_file_of_a_pair_is_unreadable(tmp_path):
-    put(tmp_path / "high" / "a.png", colours(32, 24))
-    low = put(tmp_path / "low" / "a.png", colours(8, 6))
-    low.write_bytes(low.read_bytes()[:-20])
-    source = open_source(SourceConfig(str(tmp_path / "high"), low=str(tmp_path / "low")), 4)
-    with pytest.raises(ImageFileError, match=re.escape(str(low))):
+    put(tmp_path / "hq" / "a.png", colours(32, 24))
+    lq = put(tmp_path / "lq" / "a.png", colours(8, 6))
+    lq.write_bytes(lq.read_bytes()[:-20])
+    source = open_source(SourceConfig(str(tmp_path / "hq"), lq=str(tmp_path / "lq")), 4)
+    with pytest.raises(ImageFileError, match=re.escape(str(lq))):
         source.read(0)
 
 
@@ -153,7 +153,7 @@ def test_a_damaged_file_of_a_pair_is_unreadable(tmp_path):
     [
         (lambda: SourceConfig(""), "data.sources.path: none given"),
         (lambda: SourceConfig("a", weight=0.0), "data.sources.weight: 0.0 given"),
-        (lambda: SourceConfig("tfds:a", low="b"), "data.sources.low: b given"),
+        (lambda: SourceConfig("tfds:a", lq="b"), "data.sources.lq: b given"),
         (lambda: SourceConfig("a", data_dir="b"), "data.sources.data_dir: b given"),
         (lambda: CropConfig(size=0), "data.crop.size: 0 given, must be positive"),
         (lambda: CropConfig("centre"), "data.crop.method: 'centre' given, one of square, resized"),
@@ -164,9 +164,9 @@ def test_a_damaged_file_of_a_pair_is_unreadable(tmp_path):
             "data.crop.max_reduction: nan given",
         ),
         (lambda: CropConfig(max_reduction=2), "data.crop.max_reduction: 2 given, but the method"),
-        (lambda: InputConfig(threads=0), "data.threads: 0 given, must be positive"),
-        (lambda: InputConfig(workers=-1), "data.workers: -1 given"),
-        (lambda: InputConfig(max_unreadable=1.5), "data.max_unreadable: 1.5 given"),
+        (lambda: DataConfig(threads=0), "data.threads: 0 given, must be positive"),
+        (lambda: DataConfig(workers=-1), "data.workers: -1 given"),
+        (lambda: DataConfig(max_unreadable=1.5), "data.max_unreadable: 1.5 given"),
     ],
 )
 def test_settings_that_cannot_be(make, message):
@@ -220,9 +220,9 @@ def test_prepared_sets(prepared, name, count):
     split = name if "/" in name else f"{name}/train"
     assert source.name(count - 1) == f"tfds:{split}[{count - 1}]"
     for i in range(count):
-        high, low = source.read(i)
-        np.testing.assert_array_equal(high, colours(high.shape[0], 30, high.shape[0] - 20))
-        assert low is None
+        hq, lq = source.read(i)
+        np.testing.assert_array_equal(hq, colours(hq.shape[0], 30, hq.shape[0] - 20))
+        assert lq is None
     assert "tensorflow" not in sys.modules
 
 

@@ -5,24 +5,24 @@ from math import pi
 
 import pytest
 
+from resshift_jax.degradation.bicubic import BicubicConfig
 from resshift_jax.degradation.config import (
     TEST_SET,
-    BicubicConfig,
     BlurConfig,
-    DegradationConfig,
-    FaceDegradationConfig,
-    MaskConfig,
     MixtureConfig,
     NoiseConfig,
+    RealEsrganConfig,
     ResizeConfig,
     SincConfig,
 )
+from resshift_jax.degradation.faces import FacesConfig
+from resshift_jax.degradation.masks import MaskConfig
 from resshift_jax.settings import ConfigError, from_dict, to_dict
 
 
 @pytest.mark.parametrize(
     "config",
-    [DegradationConfig(), TEST_SET, FaceDegradationConfig(), BicubicConfig(), MaskConfig()],
+    [RealEsrganConfig(), TEST_SET, FacesConfig(), BicubicConfig(), MaskConfig()],
     ids=lambda config: type(config).__name__,
 )
 def test_settings_survive_json(config):
@@ -53,15 +53,15 @@ ONLY_GAUSSIAN = {
 
 
 def test_the_published_training_setting():
-    assert to_dict(DegradationConfig()) == {
+    assert to_dict(RealEsrganConfig()) == {
         "kind": "real_esrgan",
         "scale": 4,
-        "first": {
+        "first_round": {
             "blur": FIRST_BLUR, "resize": RESIZES | {"down": (0.15, 1.0)}, "noise": NOISE,
         },
         "first_jpeg": (30.0, 95.0),
-        "second_prob": 0.5,
-        "second": SECOND,
+        "second_round_prob": 0.5,
+        "second_round": SECOND,
         "sinc": {"prob": 0.8, "sizes": (3, 13), "cutoff": (pi / 3, pi)},
         "jpeg": (30.0, 95.0),
         "jpeg_first_prob": 0.5,
@@ -72,14 +72,14 @@ def test_the_published_test_setting():
     assert to_dict(TEST_SET) == {
         "kind": "real_esrgan",
         "scale": 4,
-        "first": {
+        "first_round": {
             "blur": FIRST_BLUR | ONLY_GAUSSIAN | {"sizes": (3, 11), "sigma": (0.2, 0.8)},
             "resize": RESIZES | {"down": (0.5, 1.0)},
             "noise": NOISE | {"gaussian_sigma": (1.0, 15.0), "poisson_scale": (0.05, 0.3)},
         },
         "first_jpeg": (70.0, 95.0),
-        "second_prob": 0,
-        "second": SECOND,  # which has no say
+        "second_round_prob": 0,
+        "second_round": SECOND,  # which has no say
         "sinc": {"prob": 0.2, "sizes": (3, 5), "cutoff": (pi / 3, pi)},
         "jpeg": (80.0, 100.0),
         "jpeg_first_prob": 0.5,
@@ -87,7 +87,7 @@ def test_the_published_test_setting():
 
 
 def test_the_published_faces_and_masks():
-    assert to_dict(FaceDegradationConfig()) == {
+    assert to_dict(FacesConfig()) == {
         "kind": "faces",
         "kernel_size": 41, "anisotropic": 0.5, "sigma": (0.1, 15.0), "reduction": (0.8, 32.0),
         "noise_sigma": (0.0, 20.0), "jpeg": (30.0, 100.0), "grey_prob": 0.01,
@@ -108,17 +108,21 @@ def test_the_published_faces_and_masks():
         ({"first_jpeg": [30.0]}, "first_jpeg", r"\[30.0\] given, two numbers"),
         ({"first_jpeg": [30.0, "95"]}, "first_jpeg", "'95'"),
         ({"jpeg": [30.0, True]}, "jpeg", "True"),
-        ({"first": {"blur": {"sizes": [3.0, 19]}}}, "first.blur.sizes", "two whole numbers"),
-        ({"second": {"noise": {"grey": 0.4}}}, "second.noise.grey", "unknown key"),
+        (
+            {"first_round": {"blur": {"sizes": [3.0, 19]}}},
+            "first_round.blur.sizes",
+            "two whole numbers",
+        ),
+        ({"second_round": {"noise": {"grey": 0.4}}}, "second_round.noise.grey", "unknown key"),
     ],
 )
-def test_values_of_the_wrong_kind_are_named_with_their_place(values, key, given):
+def test_values_of_the_wrong_kind_are_named_with_their_key(values, key, given):
     with pytest.raises(ConfigError, match=f"^{key}: .*{given}"):
-        from_dict(DegradationConfig, values)
+        from_dict(RealEsrganConfig, values)
 
 
 def test_whole_numbers_are_fine_where_any_will_do():
-    config = from_dict(DegradationConfig, {"jpeg": [80, 100]})
+    config = from_dict(RealEsrganConfig, {"jpeg": [80, 100]})
     assert config.jpeg == (80.0, 100.0)
     assert isinstance(config.jpeg[0], float)
 
@@ -129,7 +133,7 @@ def test_whole_numbers_are_fine_where_any_will_do():
         (MixtureConfig, {"parts": ()}, r"mixture.parts: scales \[\] given"),
         (
             MixtureConfig,
-            {"parts": (DegradationConfig(), DegradationConfig(scale=2))},
+            {"parts": (RealEsrganConfig(), RealEsrganConfig(scale=2))},
             r"mixture.parts: scales \[2, 4\] given",
         ),
         (MixtureConfig, {"weights": (1.0,)}, "mixture.weights: 1 given, 2 needed"),
@@ -150,21 +154,25 @@ def test_whole_numbers_are_fine_where_any_will_do():
         (NoiseConfig, {"gaussian_prob": -0.1}, "noise.gaussian_prob: -0.1 given"),
         (NoiseConfig, {"poisson_scale": (-1.0, 3.0)}, "noise.poisson_scale"),
         (NoiseConfig, {"gaussian_sigma": (1.0,)}, r"noise.gaussian_sigma: \(1.0,\) given"),
-        (DegradationConfig, {"scale": 0}, "degradation.scale: 0 given"),
-        (DegradationConfig, {"jpeg": (30.0, 101.0)}, "degradation.jpeg: 30.0 to 101.0 given"),
-        (DegradationConfig, {"second_prob": 2}, "degradation.second_prob"),
-        (DegradationConfig, {"jpeg_first_prob": -1}, "degradation.jpeg_first_prob"),
-        (FaceDegradationConfig, {"kernel_size": 40}, "face_degradation.kernel_size: 40 given"),
-        (FaceDegradationConfig, {"kernel_size": -3}, "face_degradation.kernel_size: -3 given"),
-        (FaceDegradationConfig, {"noise_sigma": (0, float("inf"))}, "face_degradation.noise_sigma"),
-        (FaceDegradationConfig, {"noise_sigma": (5.0, 1.0)}, "face_degradation.noise_sigma"),
-        (FaceDegradationConfig, {"jpeg": (0.5, 90.0)}, "face_degradation.jpeg"),
-        (BicubicConfig, {"scale": 0}, "bicubic.scale: 0 given"),
-        (BicubicConfig, {"method": "nearest"}, "bicubic.method: 'nearest' given, matlab or opencv"),
-        (MaskConfig, {"strokes": 0.5}, "mask: strokes, boxes, outpainting sum to"),
-        (MaskConfig, {"box_side": (150, 30)}, r"mask.box_side: \(150, 30\) given"),
-        (MaskConfig, {"box_margin": -1}, "mask.box_margin: -1 given"),
-        (MaskConfig, {"outpainting_share": (0.1, 0.6)}, "mask.outpainting_share"),
+        (RealEsrganConfig, {"scale": 0}, "degradation.scale: 0 given"),
+        (RealEsrganConfig, {"jpeg": (30.0, 101.0)}, "degradation.jpeg: 30.0 to 101.0 given"),
+        (RealEsrganConfig, {"second_round_prob": 2}, "degradation.second_round_prob"),
+        (RealEsrganConfig, {"jpeg_first_prob": -1}, "degradation.jpeg_first_prob"),
+        (FacesConfig, {"kernel_size": 40}, "degradation.kernel_size: 40 given"),
+        (FacesConfig, {"kernel_size": -3}, "degradation.kernel_size: -3 given"),
+        (FacesConfig, {"noise_sigma": (0, float("inf"))}, "degradation.noise_sigma"),
+        (FacesConfig, {"noise_sigma": (5.0, 1.0)}, "degradation.noise_sigma"),
+        (FacesConfig, {"jpeg": (0.5, 90.0)}, "degradation.jpeg"),
+        (BicubicConfig, {"scale": 0}, "degradation.scale: 0 given"),
+        (
+            BicubicConfig,
+            {"method": "nearest"},
+            "degradation.method: 'nearest' given, matlab or opencv",
+        ),
+        (MaskConfig, {"strokes": 0.5}, "degradation: strokes, boxes, outpainting sum to"),
+        (MaskConfig, {"box_side": (150, 30)}, r"degradation.box_side: \(150, 30\) given"),
+        (MaskConfig, {"box_margin": -1}, "degradation.box_margin: -1 given"),
+        (MaskConfig, {"outpainting_share": (0.1, 0.6)}, "degradation.outpainting_share"),
     ],
 )
 def test_values_out_of_range_are_named(kind, values, message):

@@ -7,18 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import FIXTURES, assert_close
-from data_checks import assert_even, assert_share
+from data_checks import assert_even, assert_share, drawn_shapes
 from PIL import Image
 
 from resshift_jax.degradation import faces
-from resshift_jax.degradation.config import FaceDegradationConfig
+from resshift_jax.degradation.faces import FacesConfig
 from resshift_jax.degradation.ops import blur
 from resshift_jax.degradation.ops.canvas import Canvas, to_image
 from resshift_jax.degradation.ops.jpeg import compress_as_libjpeg
 from resshift_jax.degradation.ops.noise import add_gaussian
 from resshift_jax.degradation.ops.resize import BILINEAR, resize_to
 
-CONFIG = FaceDegradationConfig()
+CONFIG = FacesConfig()
 SIDE = 64
 
 
@@ -46,48 +46,46 @@ def draws(**changes) -> faces.FaceDraws:
 
 
 def test_without_blur_noise_and_compression_only_chroma_is_lost(apply, face):
-    low, high = apply(draws(), face / np.float32(255))
-    np.testing.assert_array_equal(high, face / np.float32(255))
+    lq, hq = apply(draws(), face / np.float32(255))
+    np.testing.assert_array_equal(hq, face / np.float32(255))
     luma = np.array([0.299, 0.587, 0.114])
-    assert np.abs(255 * np.asarray(low) @ luma - face @ luma).mean() < 1
-    assert_close(255 * low, np.round(255 * low), 1e-4)
+    assert np.abs(255 * np.asarray(lq) @ luma - face @ luma).mean() < 1
+    assert_close(255 * lq, np.round(255 * lq), 1e-4)
 
 
 def test_a_reduction_is_a_bilinear_one_and_back(apply, face):
     grey = face.mean(-1, keepdims=True).repeat(3, -1).astype(np.float32) / 255  # no chroma to lose
-    low, _ = apply(draws(reduction=jnp.float32(4)), grey)
+    lq, _ = apply(draws(reduction=jnp.float32(4)), grey)
     # Four times smaller without antialiasing: the mean of the two pixels around each centre.
     small = grey.reshape(16, 4, 16, 4, 3)[:, 1:3, :, 1:3].mean((1, 3))
-    place = np.clip((np.arange(SIDE) + 0.5) / 4 - 0.5, 0, 15)
-    weights = np.maximum(1 - np.abs(place[:, None] - np.arange(16)), 0)
+    position = np.clip((np.arange(SIDE) + 0.5) / 4 - 0.5, 0, 15)
+    weights = np.maximum(1 - np.abs(position[:, None] - np.arange(16)), 0)
     expected = np.einsum("ia,abc,jb->ijc", weights, small, weights)
     # The best quality still rounds pixels, coefficients and pixels again; then come 8 bits.
-    assert_close(low, expected, 2.5 / 255)
-    assert np.abs(low - expected).mean() < 0.5 / 255
+    assert_close(lq, expected, 2.5 / 255)
+    assert np.abs(lq - expected).mean() < 0.5 / 255
 
 
 def test_noise_and_blur_and_compression_do_what_they_are_named_for(apply, face):
     image = face / np.float32(255)
     mild = draws()
-    low = partial(apply, image=image)
+    lq = partial(apply, image=image)
     luma = np.array([0.299, 0.587, 0.114])  # which is compressed in full resolution
-    added = (
-        255 * np.asarray(low(mild._replace(noise_sigma=jnp.float32(15)))[0] - low(mild)[0]) @ luma
-    )
+    added = 255 * np.asarray(lq(mild._replace(noise_sigma=jnp.float32(15)))[0] - lq(mild)[0]) @ luma
     assert added.std() == pytest.approx(15 * np.square(luma).sum() ** 0.5, rel=0.05)
     steps = lambda x: float(np.abs(np.diff(x, axis=1)).mean())  # noqa: E731
     wide = mild.blur._replace(sigma=jnp.full(2, 3.0))
-    assert steps(low(mild._replace(blur=wide))[0]) < 0.5 * steps(low(mild)[0])
-    compressed = low(mild._replace(jpeg=jnp.float32(30)))[0]
-    assert np.abs(compressed - image).mean() > 1.5 * np.abs(low(mild)[0] - image).mean()
+    assert steps(lq(mild._replace(blur=wide))[0]) < 0.5 * steps(lq(mild)[0])
+    compressed = lq(mild._replace(jpeg=jnp.float32(30)))[0]
+    assert np.abs(compressed - image).mean() > 1.5 * np.abs(lq(mild)[0] - image).mean()
 
 
 def test_grey_pairs_are_grey_in_both_images(apply, face):
-    low, high = apply(draws(grey=jnp.bool_(True)), face / np.float32(255))
+    lq, hq = apply(draws(grey=jnp.bool_(True)), face / np.float32(255))
     expected = (face @ np.array([0.299, 0.587, 0.114]))[..., None].repeat(3, -1) / 255
-    assert_close(high, expected, 1e-6)
-    np.testing.assert_array_equal(low[..., 0], low[..., 1])
-    np.testing.assert_array_equal(low[..., 0], low[..., 2])
+    assert_close(hq, expected, 1e-6)
+    np.testing.assert_array_equal(lq[..., 0], lq[..., 1])
+    np.testing.assert_array_equal(lq[..., 0], lq[..., 2])
 
 
 def test_the_whole_is_its_steps_one_by_one(apply, face):
@@ -113,15 +111,15 @@ def test_one_result_alone_and_in_a_batch(apply, face):
     keys = jax.random.split(jax.random.key(3), 6)
     images = np.stack([face, face[::-1], face[:, ::-1]] * 2)
     degrade = jax.jit(partial(faces.degrade_faces, config=CONFIG))
-    low, high = degrade(keys, images)
-    assert low.shape == high.shape == images.shape
+    lq, hq = degrade(keys, images)
+    assert lq.shape == hq.shape == images.shape
     drawn = [faces.draw_face(key, CONFIG) for key in keys]
     for i, image in enumerate(images):
         expected, _ = apply(drawn[i], image / np.float32(255))  # on the greatest canvas
-        difference = 255 * np.abs(low[i] - expected)
+        difference = 255 * np.abs(lq[i] - expected)
         assert (difference > 0.5).mean() <= 0.005
     reversed_, _ = degrade(keys[::-1], images[::-1])
-    np.testing.assert_array_equal(reversed_[::-1], low)
+    np.testing.assert_array_equal(reversed_[::-1], lq)
 
 
 def test_statistics():
@@ -142,3 +140,8 @@ def test_statistics():
     assert_share(qualities < 65, 0.5)
     assert qualities.min() == 30
     assert qualities.max() == 99
+
+
+def test_as_many_numbers_are_drawn_as_were_counted_by_hand(monkeypatch):
+    draw = partial(faces.draw_face, jax.random.key(0), CONFIG)
+    assert drawn_shapes(monkeypatch, draw) == [(8,)]

@@ -5,11 +5,11 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from data_checks import assert_even, assert_share
+from data_checks import assert_even, assert_share, drawn_shapes
 from PIL import Image, ImageDraw
 
 from resshift_jax.degradation import masks
-from resshift_jax.degradation.config import MaskConfig
+from resshift_jax.degradation.masks import MaskConfig
 
 DRAWS = 2000
 SIZE = (192, 256)
@@ -123,7 +123,7 @@ def test_kinds_have_their_shares():
     assert_share(bands & ~filled[:, 20:44, 20:44].any((1, 2)), 0.3)
 
 
-def test_sides_of_boxes_and_their_places():
+def test_sides_of_boxes_and_their_offsets():
     config = MaskConfig(box_count=(1, 1))
     keys = jax.random.split(jax.random.key(4), DRAWS)
     found = np.asarray(jax.jit(jax.vmap(lambda key: masks.draw_boxes(key, SIZE, config)))(keys))
@@ -182,3 +182,15 @@ def test_an_image_without_room_for_boxes_is_refused_where_boxes_are_drawn():
         masks.draw_mask(jax.random.key(0), (20, 64), CONFIG)
     without = MaskConfig(strokes=0.5, boxes=0, outpainting=0.5)
     assert masks.draw_mask(jax.random.key(0), (20, 64), without).any()
+
+
+def test_as_many_numbers_are_drawn_as_were_counted_by_hand(monkeypatch):
+    """Their number is part of the result: 3 + 3 for each segment, 1 + 4 for each box, 9."""
+    config = MaskConfig(stroke_count=(2, 9), stroke_segments=(1, 7), box_count=(2, 6))
+    expected = {"strokes": [(1,), (3 + 3 * 7, 9)], "boxes": [(1 + 4 * 6,)], "outpainting": [(9,)]}
+    for kind, draw in KINDS.items():
+        shapes = drawn_shapes(monkeypatch, partial(draw, jax.random.key(0), SIZE, config))
+        assert shapes == expected[kind]
+    alone = MaskConfig(**(NONE | {"outpainting": 1.0}))
+    draw_one = partial(masks.draw_mask, jax.random.key(0), SIZE, alone)
+    assert drawn_shapes(monkeypatch, draw_one) == [(1,), (9,)]

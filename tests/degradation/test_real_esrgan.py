@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import FIXTURES, assert_close
-from data_checks import assert_even, assert_share
+from data_checks import assert_even, assert_share, drawn_shapes
 from PIL import Image
 
 from resshift_jax.degradation import real_esrgan as degrade
-from resshift_jax.degradation.config import TEST_SET, DegradationConfig, MixtureConfig
+from resshift_jax.degradation.config import TEST_SET, MixtureConfig, RealEsrganConfig
 from resshift_jax.degradation.ops import blur, jpeg, noise, resize
-from resshift_jax.degradation.ops.canvas import Canvas, in_unit_range
+from resshift_jax.degradation.ops.canvas import Canvas
+from resshift_jax.pixels import as_unit
 
-TRAINING = DegradationConfig()
+TRAINING = RealEsrganConfig()
 KEYS = jax.random.split(jax.random.key(7), 24)
 SIDE = 64
 
@@ -26,8 +27,8 @@ SIDE = 64
 def images() -> np.ndarray:
     """(24, 64, 64, 3) uint8: crops of a photograph."""
     photo = np.asarray(Image.open(FIXTURES / "astronaut_300x200.jpg"))
-    places = [(y, x) for y in (0, 45, 90, 135) for x in (0, 47, 94, 141, 188, 235)]
-    return np.stack([photo[y : y + SIDE, x : x + SIDE] for y, x in places])
+    offsets = [(y, x) for y in (0, 45, 90, 135) for x in (0, 47, 94, 141, 188, 235)]
+    return np.stack([photo[y : y + SIDE, x : x + SIDE] for y, x in offsets])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def degraded(compiled, images) -> np.ndarray:
 class OneByOne:
     """The steps in the order of the publication, each compiled alone, on one large canvas."""
 
-    def __init__(self, config: DegradationConfig):
+    def __init__(self, config: RealEsrganConfig):
         side = 96  # of the canvas: 64 times 1.5
         self.config = config
         self.blur = jax.jit(blur.blur, static_argnums=2)
@@ -55,27 +56,29 @@ class OneByOne:
         )
 
     def __call__(self, draws: degrade.Draws, image: np.ndarray) -> np.ndarray:
-        config, low = self.config, image.shape[0] // self.config.scale
+        config, lq_side = self.config, image.shape[0] // self.config.scale
         planes = jnp.pad(
             jnp.asarray(image / 255, jnp.float32).transpose(2, 0, 1), ((0, 0), (0, 32), (0, 32))
         )
         x = Canvas(planes, jnp.int32(SIDE), jnp.int32(SIDE))
-        x = self.blur(x, draws.first.blur, config.first.blur.sizes[1])
-        x = self.by(x, draws.first.resize.factor, draws.first.resize.mode)
-        x = self.noise(x, draws.first.noise)
+        x = self.blur(x, draws.first_round.blur, config.first_round.blur.sizes[1])
+        x = self.by(x, draws.first_round.resize.factor, draws.first_round.resize.mode)
+        x = self.noise(x, draws.first_round.noise)
         x = self.jpeg(x, draws.first_jpeg)
         if draws.twice:
-            x = self.blur(x, draws.second.blur, config.second.blur.sizes[1])
-            size = int(low * np.float32(draws.second.resize.factor))
-            x = self.to(x, jnp.int32(size), draws.second.resize.mode)
-            x = self.noise(x, draws.second.noise)
+            x = self.blur(x, draws.second_round.blur, config.second_round.blur.sizes[1])
+            size = int(lq_side * np.float32(draws.second_round.resize.factor))
+            x = self.to(x, jnp.int32(size), draws.second_round.resize.mode)
+            x = self.noise(x, draws.second_round.noise)
         if draws.jpeg_first:
             x = self.jpeg(x, draws.jpeg)
-        x = self.to(x, jnp.int32(low), draws.mode)
+        x = self.to(x, jnp.int32(lq_side), draws.mode)
         x = self.blur(x, draws.sinc, config.sinc.sizes[1])
         if not draws.jpeg_first:
             x = self.jpeg(x, draws.jpeg)
-        return np.clip(np.round(255 * np.asarray(x.planes).transpose(1, 2, 0)[:low, :low]), 0, 255)
+        return np.clip(
+            np.round(255 * np.asarray(x.planes).transpose(1, 2, 0)[:lq_side, :lq_side]), 0, 255
+        )
 
 
 def clipped(canvas: Canvas) -> Canvas:
@@ -129,10 +132,10 @@ def test_one_program_whatever_is_drawn_for_oblong_images_too(images):
     assert compiled._cache_size() == 1
 
 
-def test_8_bit_images_are_those_in_unit_range(images):
+def test_8_bit_images_are_those_in_the_unit_range(images):
     floats = jnp.asarray(images / 255, jnp.float32)
-    assert_close(in_unit_range(jnp.asarray(images)), floats, 1e-7)
-    np.testing.assert_array_equal(in_unit_range(floats), floats)
+    assert_close(as_unit(jnp.asarray(images)), floats, 1e-7)
+    np.testing.assert_array_equal(as_unit(floats), floats)
 
 
 def test_canvases_and_vmap_give_the_same_result(degraded, images):
@@ -148,7 +151,7 @@ def test_canvases_and_vmap_give_the_same_result(degraded, images):
 
 def test_whole_numbers_of_other_kinds_are_refused():
     with pytest.raises(ValueError, match="images of int32 given, uint8 or floats"):
-        in_unit_range(jnp.zeros((1, 64, 64, 3), jnp.int32))
+        as_unit(jnp.zeros((1, 64, 64, 3), jnp.int32))
 
 
 def test_sides_must_be_multiples_of_the_scale():
@@ -160,18 +163,22 @@ def test_sides_must_be_multiples_of_the_scale():
 def test_statistics(config):
     keys = jax.random.split(jax.random.key(8), 2000)
     drawn = jax.jit(jax.vmap(partial(degrade.draw, config=config)))(keys)
-    assert_share(drawn.twice, config.second_prob)
+    assert_share(drawn.twice, config.second_round_prob)
     assert_share(drawn.jpeg_first, config.jpeg_first_prob)
     assert_share(drawn.sinc.used, config.sinc.prob)
-    assert_share(drawn.second.blur.used, config.second.blur.prob)
-    for stage, its in ((drawn.first, config.first), (drawn.second, config.second)):
-        assert_even(stage.noise.sigma, its.noise.gaussian_sigma)
-        assert_even(stage.noise.scale, its.noise.poisson_scale)
-        factor = np.asarray(stage.resize.factor)
+    assert_share(drawn.second_round.blur.used, config.second_round.blur.prob)
+    rounds = (
+        (drawn.first_round, config.first_round),
+        (drawn.second_round, config.second_round),
+    )
+    for found, its in rounds:
+        assert_even(found.noise.sigma, its.noise.gaussian_sigma)
+        assert_even(found.noise.scale, its.noise.poisson_scale)
+        factor = np.asarray(found.resize.factor)
         assert_even(factor[factor < 1], its.resize.down)
         assert_even(factor[factor > 1], its.resize.up)
-        assert_even(stage.blur.sigma[:, 0], its.blur.sigma)
-        assert np.asarray(stage.blur.size).max() == its.blur.sizes[1]
+        assert_even(found.blur.sigma[:, 0], its.blur.sigma)
+        assert np.asarray(found.blur.size).max() == its.blur.sizes[1]
     assert_even(drawn.first_jpeg, config.first_jpeg)
     assert_even(drawn.jpeg, config.jpeg)
     for mode in resize.MODES:
@@ -184,18 +191,25 @@ def test_statistics(config):
             drawn.twice,
             drawn.jpeg_first,
             drawn.mode,
-            drawn.first.noise.sigma,
-            drawn.second.noise.sigma,
-            drawn.first.blur.size,
+            drawn.first_round.noise.sigma,
+            drawn.second_round.noise.sigma,
+            drawn.first_round.blur.size,
             drawn.sinc.size,
         ]
     )
     independent = independent[independent.std(1) > 0]
     assert np.abs(np.corrcoef(independent) - np.eye(len(independent))).max() < 0.1
     noise_keys = np.concatenate(
-        [jax.random.key_data(drawn.first.noise.key), jax.random.key_data(drawn.second.noise.key)]
+        [jax.random.key_data(found.noise.key) for found in (drawn.first_round, drawn.second_round)]
     )
     assert len(np.unique(noise_keys, axis=0)) == 4000
+
+
+def test_as_many_numbers_are_drawn_as_were_counted_by_hand(monkeypatch):
+    """19 for each round, 3 for the sinc and 5: their number is part of the result."""
+    for config in (TRAINING, TEST_SET):
+        draw = partial(degrade.draw, KEYS[0], config)
+        assert drawn_shapes(monkeypatch, draw) == [(46,)]
 
 
 def test_a_mixture_degrades_each_image_in_one_of_its_ways(degraded, images):

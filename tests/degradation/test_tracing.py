@@ -6,23 +6,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resshift_jax.degradation.bicubic import reduce_bicubic
-from resshift_jax.degradation.config import (
-    TEST_SET,
-    BicubicConfig,
-    DegradationConfig,
-    FaceDegradationConfig,
-    MaskConfig,
-)
-from resshift_jax.degradation.faces import degrade_faces
-from resshift_jax.degradation.masks import draw_mask
+from resshift_jax.degradation.bicubic import BicubicConfig, reduce_bicubic
+from resshift_jax.degradation.config import TEST_SET, RealEsrganConfig
+from resshift_jax.degradation.faces import FacesConfig, degrade_faces
+from resshift_jax.degradation.masks import MaskConfig, draw_mask
 from resshift_jax.degradation.real_esrgan import degrade
 
 KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2))
 FUNCTIONS = {
-    "training": partial(degrade, config=DegradationConfig()),
+    "training": partial(degrade, config=RealEsrganConfig()),
     "test set": partial(degrade, config=TEST_SET),
-    "faces": partial(degrade_faces, config=FaceDegradationConfig()),
+    "faces": partial(degrade_faces, config=FacesConfig()),
     "matlab": lambda _, x: reduce_bicubic(x, BicubicConfig()),
     "opencv": lambda _, x: reduce_bicubic(x, BicubicConfig(method="opencv")),
     "masks": lambda keys, _: jax.vmap(

@@ -266,7 +266,7 @@ def test_processes_share_files_though_they_find_others_meanwhile(tmp_path):
 def test_no_result_takes_the_place_of_an_image_beside_the_one_to_restore(tmp_path):
     photos = tmp_path / "photos"
     make(photos, "a.jpg", "a.png")
-    with pytest.raises(ValueError, match="the images' own folder; name another, or a --suffix"):
+    with pytest.raises(ValueError, match="the images' own folder; name another, or a suffix=TEXT"):
         find_files(photos / "a.jpg", photos)
     (file,) = find_files(photos / "a.jpg", photos, suffix="_x4")
     assert file.target == photos / "a_x4.png"
@@ -277,7 +277,7 @@ def test_no_result_takes_the_place_of_a_mask(tmp_path):
     make(photos, "a.jpg")
     make(masks, "a.png", "one/b.png")
     for out, mask in ((masks, masks), (masks, masks / "a.png"), (masks / "new", masks)):
-        with pytest.raises(ValueError, match=r"could replace a mask; name another --out_path"):
+        with pytest.raises(ValueError, match=r"could replace a mask; name another out_path=FOLDER"):
             find_files(photos, out, mask_path=mask)
     (file,) = find_files(photos, masks / "one", mask_path=masks / "a.png")
     assert file.target == masks / "one" / "a.png"

@@ -22,9 +22,11 @@ from conftest import (
 import resshift_jax
 from resshift_jax.config import ModelConfig
 from resshift_jax.image_io.photo import read_photo
-from resshift_jax.inference.batching import Request, Settings, checksum
-from resshift_jax.inference.programs import Programs
-from resshift_jax.inference.tiles import Canvas, Grid
+from resshift_jax.inference.batching import Request, checksum
+from resshift_jax.inference.options import RestoreOptions
+from resshift_jax.inference.programs import Programs, Progress
+from resshift_jax.inference.tiles import Blending, Grid
+from resshift_jax.latent_model import LatentModel
 from resshift_jax.weights.zoo import FOUR_STEPS, released_config
 
 MINI = ModelConfig("realsrx4", 4, FOUR_STEPS, MINI_UNET, MINI_VQ)
@@ -51,10 +53,10 @@ def photo(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
 
-def restored(model, images, **settings):
+def restored(model, images, **options):
     """Tag -> restored image, in the order in which they come."""
     requests = (Request(tag, image) for tag, image in images.items())
-    results = list(model.sampler(Settings(**settings)).restore(requests))
+    results = list(model.restorer(RestoreOptions(**options)).restore(requests))
     assert [error for _, _, error in results] == [None] * len(images)
     return {tag: image for tag, image, _ in results}
 
@@ -81,14 +83,19 @@ def test_a_result_does_not_depend_on_batch_order_or_company(model):
 
 def test_programs_are_compiled_once_a_shape(load):
     model = load(replace(TINY, task="counted"))
-    images = {i: photo(5 + i % 4, 9 + 8 * (i % 2), seed=i) for i in range(20)}
-    restored(model, images, batch_size=4, chop_size=16)
-    programs = model.programs(Settings())
-    assert programs.count == 2  # for 8x12 and 8x20
+    options, said = RestoreOptions(batch_size=4, chop_size=16), []
+    requests = [Request(i, photo(5 + i % 4, 9 + 8 * (i % 2), seed=i)) for i in range(20)]
+    list(model.restorer(options, Progress(announce=said.append)).restore(requests))
+    assert sorted(filter(None, said)) == [f"compiling for tiles of {w}x8" for w in (12, 20)]
+    assert said[1::2] == ["", ""]
+    programs = model.programs()
+    assert programs.count == 2
     assert programs.seconds > 0
     # One image does not fill a batch, and needs no program of its own for it.
-    restored(model, {"one": photo(8, 10)}, batch_size=4, chop_size=16)
+    others = Progress(announce=said.append)
+    list(model.restorer(options, others).restore([Request("one", photo(8, 10))]))
     assert programs.count == 2
+    assert len(said) == 4
 
 
 @pytest.fixture
@@ -96,17 +103,17 @@ def runs(monkeypatch):
     """The batches that have been run, for which nothing is computed: pixels are repeated."""
     batches = []
 
-    def fake(self, params, seed, tiles):
+    def fake(self, params, seed, tiles, announce=None):
         batches.append(tiles)
         scale = 2 if tiles.mask is None else 1
-        return tiles.lr.repeat(scale, 1).repeat(scale, 2)
+        return tiles.lq.repeat(scale, 1).repeat(scale, 2)
 
     monkeypatch.setattr(Programs, "__call__", fake)
     return batches
 
 
 def shapes(batches):
-    return [batch.lr.shape for batch in batches]
+    return [batch.lq.shape for batch in batches]
 
 
 def test_as_few_batches_as_there_need_be(model, runs):
@@ -124,14 +131,14 @@ def test_as_few_batches_as_there_need_be(model, runs):
 def test_images_that_wait_for_others_are_bounded(model, runs):
     """Of hundreds of shapes none fills a batch; they do not gather to the end."""
     waiting = []
-    sampler = model.sampler(Settings(batch_size=2))
+    restorer = model.restorer(RestoreOptions(batch_size=2))
 
     def requests():
         for i in range(200):
-            waiting.append(sum(map(len, sampler._waiting.values())))
+            waiting.append(sum(map(len, restorer._waiting.values())))
             yield Request(i, photo(1 + 4 * (i % 20), 1 + 4 * (i // 20), seed=i))
 
-    assert len(list(sampler.restore(requests()))) == 200
+    assert len(list(restorer.restore(requests()))) == 200
     assert 4 < max(waiting) <= 8
 
 
@@ -147,7 +154,7 @@ def test_large_images_do_not_gather(model, runs):
             yield Request(i, image)
             del image
 
-    for _, result, _ in model.sampler(Settings(**TILES)).restore(requests()):
+    for _, result, _ in model.restorer(RestoreOptions(**TILES)).restore(requests()):
         assert result.shape == (80, 56, 3)
     assert len(runs) == 4 * 6
 
@@ -178,14 +185,14 @@ def test_a_large_image_is_its_tiles_blended(model):
     """The whole way again by hand: cut, restored with the canvas's noise, weighted, added."""
     image = photo(22, 16, seed=8)
     out = model(image / np.float32(255), seed=5, **TILES)
-    lr = 2 * image.astype(np.float32) / 255 - 1
+    lq = 2 * image.astype(np.float32) / 255 - 1
     key = jax.random.fold_in(jax.random.key(5), checksum(image))
     total, weights = np.zeros((44, 32, 3)), np.zeros((44, 1, 1))
     window = (np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2)[:, None, None]
-    by_hand = jit(partial(resshift_jax.restore, config=TINY))
+    by_hand = jit(partial(resshift_jax.restore, LatentModel(TINY)))
     for top in (0, 6):
         origin = np.array([[top, 0]], np.uint32)
-        tile = by_hand(model.params, lr[None, top : top + 16], key[None], None, origin)
+        tile = by_hand(model.params, lq[None, top : top + 16], key[None], None, origin)
         total[2 * top : 2 * top + 32] += window * (np.asarray(tile[0]) + 1) / 2
         weights[2 * top : 2 * top + 32] += window
     assert_close(out, total / weights, 1e-4)
@@ -203,7 +210,7 @@ def seam(image, edges):
 def test_no_seam_is_left_where_tiles_meet_and_even_averages_leave_one(load):
     model = load(MINI)
     image = read_photo(FIXTURES / "astronaut_300x200.jpg").pixels / np.float32(255)
-    grid = Settings(chop_size=64).grid(MINI, image.shape[:2])
+    grid = RestoreOptions(chop_size=64).grid(MINI, image.shape[:2])
     assert grid.tile == (64, 64)
     ratios = {}
     for blend in ("smooth", "even"):
@@ -242,7 +249,9 @@ def test_a_bad_request_is_a_result_and_stops_no_other(model, runs):
     good = {"a": photo(5, 9), "b": photo(40, 28)}
     requests = [Request(tag, image) for tag, image in {**bad, **good}.items()]
     requests.append(Request("masked", photo(8, 8), np.zeros((8, 8), np.uint8)))
-    found = {r.tag: r for r in model.sampler(Settings(batch_size=2, **TILES)).restore(requests)}
+    found = {
+        r.tag: r for r in model.restorer(RestoreOptions(batch_size=2, **TILES)).restore(requests)
+    }
     assert len(found) == 6
     for tag in (*bad, "masked"):
         assert isinstance(found[tag].error, ValueError)
@@ -254,9 +263,9 @@ def test_a_bad_request_is_a_result_and_stops_no_other(model, runs):
 @pytest.mark.parametrize(
     ("batch_size", "shape", "ways"),
     [
-        (1, (40, 28), "try --chop_size 4 ("),
-        (2, (40, 28), "try --bs 1 or --chop_size 4 ("),
-        (1, (5, 9), "try --chop_size 2 ("),
+        (1, (40, 28), "try chop_size=4 ("),
+        (2, (40, 28), "try batch_size=1 or chop_size=4 ("),
+        (1, (5, 9), "try chop_size=2 ("),
         (1, (4, 4), "and this is the smallest tile ("),
     ],
 )
@@ -274,17 +283,17 @@ def test_where_memory_ends_a_smaller_tile_is_named_and_others_go_on(
         def __array__(self, *_, **__):
             raise out_of_memory
 
-    def limited(self, params, seed, tiles):
-        if tiles.lr.shape[2] > 16 or checksum(other) in tiles.crc:
+    def limited(self, params, seed, tiles, announce=None):
+        if tiles.lq.shape[2] > 16 or checksum(other) in tiles.crc:
             return fake(self, params, seed, tiles)
         if late:
             return Late()
         raise out_of_memory
 
     monkeypatch.setattr(Programs, "__call__", limited)
-    settings = Settings(batch_size=batch_size, **TILES)
+    options = RestoreOptions(batch_size=batch_size, **TILES)
     requests = [Request("bad", image), Request("good", other)]
-    found = {r.tag: r for r in model.sampler(settings).restore(requests)}
+    found = {r.tag: r for r in model.restorer(options).restore(requests)}
     assert isinstance(found["bad"].error, MemoryError)
     assert ways in str(found["bad"].error)
     assert "\n" not in str(found["bad"].error)
@@ -296,28 +305,31 @@ def test_where_memory_ends_a_smaller_tile_is_named_and_others_go_on(
 def test_a_result_that_is_not_finite_is_no_picture(model, monkeypatch, runs):
     fake = Programs.__call__
 
-    def broken(self, params, seed, tiles):
+    def broken(self, params, seed, tiles, announce=None):
         out = fake(self, params, seed, tiles)
         out[tiles.crc == checksum(MIXED["a"]), 3, 2, 1] = np.nan
         return out
 
     monkeypatch.setattr(Programs, "__call__", broken)
     requests = [Request(tag, MIXED[tag]) for tag in "abc"]
-    found = {r.tag: r for r in model.sampler(Settings(batch_size=4, **TILES)).restore(requests)}
-    assert "not finite: try --dtype float32" in str(found["a"].error)
+    found = {
+        r.tag: r for r in model.restorer(RestoreOptions(batch_size=4, **TILES)).restore(requests)
+    }
+    assert "not finite: try dtype=float32" in str(found["a"].error)
     for tag in "bc":
         assert found[tag].image is not None
 
 
 def test_what_a_cpu_has_no_room_for_is_not_started(model, monkeypatch):
-    monkeypatch.setattr("resshift_jax.inference.programs.available_memory", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"try --chop_size 2 \(0.0 GiB needed, 0.0 GiB free"):
+    monkeypatch.setattr("resshift_jax.platform.available_memory", lambda: 10_000)
+    needed = r"\(the program needs 0.0 GiB of memory, 0.0 GiB free\)"
+    with pytest.raises(MemoryError, match=f"try chop_size=2 {needed}"):
         model(photo(8, 8), **TILES)
 
 
 @pytest.mark.parametrize("step", ["cut", "add", "image"])
 def test_an_image_that_the_host_has_no_room_for_stops_no_other(model, monkeypatch, runs, step):
-    owner = Grid if step == "cut" else Canvas
+    owner = Grid if step == "cut" else Blending
     original = getattr(owner, step)
 
     def limited(self, *args):
@@ -329,7 +341,9 @@ def test_an_image_that_the_host_has_no_room_for_stops_no_other(model, monkeypatc
     monkeypatch.setattr(owner, step, limited)
     images = {"a": photo(5, 9), "large": photo(40, 28), "b": photo(6, 10), "c": photo(17, 16)}
     requests = [Request(tag, image) for tag, image in images.items()]
-    found = {r.tag: r for r in model.sampler(Settings(batch_size=4, **TILES)).restore(requests)}
+    found = {
+        r.tag: r for r in model.restorer(RestoreOptions(batch_size=4, **TILES)).restore(requests)
+    }
     assert found.keys() == images.keys()
     assert f"unable to allocate in {step}" in str(found.pop("large").error)
     for tag, result in found.items():
@@ -337,7 +351,7 @@ def test_an_image_that_the_host_has_no_room_for_stops_no_other(model, monkeypatc
 
 
 def test_a_result_larger_than_the_memory_is_not_started(model, monkeypatch, runs):
-    monkeypatch.setattr("resshift_jax.inference.batching.available_memory", lambda: 200_000)
+    monkeypatch.setattr("resshift_jax.platform.available_memory", lambda: 200_000)
     assert model(photo(50, 50)).shape == (100, 100, 3)
     with pytest.raises(MemoryError, match=r"^a result of 0 megapixels needs 0.0 GiB of memory"):
         model(photo(60, 50))
@@ -345,7 +359,7 @@ def test_a_result_larger_than_the_memory_is_not_started(model, monkeypatch, runs
 
 def test_a_program_that_cannot_be_compiled_is_tried_once(load, monkeypatch):
     model = load(replace(TINY, task="impossible"))
-    programs = model.programs(Settings())
+    programs = model.programs()
     tries = []
 
     def fail(*_):
@@ -354,15 +368,16 @@ def test_a_program_that_cannot_be_compiled_is_tried_once(load, monkeypatch):
 
     monkeypatch.setattr(programs, "_jitted", SimpleNamespace(lower=fail))
     requests = [Request(i, photo(8, 8, seed=i)) for i in range(5)]
-    results = list(model.sampler(Settings()).restore(requests))
-    assert all("try --chop_size 2" in str(r.error) for r in results)
+    results = list(model.restorer().restore(requests))
+    assert all("try chop_size=2" in str(r.error) for r in results)
     assert len(tries) == 1
 
 
 def test_progress_adds_up_to_the_images(model, runs):
     shares = []
     requests = [Request(tag, image) for tag, image in MIXED.items()]
-    list(model.sampler(Settings(batch_size=2, **TILES), shares.append).restore(requests))
+    options, progress = RestoreOptions(batch_size=2, **TILES), Progress(shares.append)
+    list(model.restorer(options, progress).restore(requests))
     assert sum(shares) == pytest.approx(len(MIXED))
     assert len(shares) > len(MIXED)
 
@@ -376,20 +391,25 @@ def test_seeds_that_differ_give_samples_that_differ(model):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "message"),
     [
-        ({"seed": -1}, "seed: -1 given, 0 to 4294967295 needed"),
-        ({"seed": 2**32}, "seed: 4294967296 given"),
-        ({"steps": 0}, "steps: 0 given, at least 1"),
-        ({"chop_size": 0}, "chop_size: 0 given"),
-        ({"chop_stride": -3}, "chop_stride: -3 given"),
-        ({"chop_size": 64, "chop_stride": 65}, r"chop_stride: 65 given, at most chop_size \(64\)"),
-        ({"batch_size": 0}, r"batch_size \(--bs\): 0 given"),
+        ({"seed": -1}, "^seed=-1: 0 to 4294967295 needed"),
+        ({"seed": 2**32}, "^seed=4294967296: "),
+        ({"sampling_steps": 0}, "^sampling_steps=0: at least 1"),
+        ({"chop_size": 0}, "^chop_size=0: "),
+        ({"chop_stride": -3}, "^chop_stride=-3: "),
+        (
+            {"chop_size": 64, "chop_stride": 65},
+            r"^chop_stride=65: at most that of chop_size=64 needed",
+        ),
+        ({"batch_size": 0}, "^batch_size=0: "),
+        ({"sampler": "euler"}, "^sampler=euler: unknown, one of ancestral, "),
+        ({"blend": "odd"}, "^blend=odd: unknown, one of smooth, even"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Settings(**settings)
+        RestoreOptions(**options)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +430,15 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 )
 def test_tiles_of_the_released_models(task, chop_size, tile, stride):
     config = released_config(task=task, version="v3" if task == "realsrx4" else None)
-    grid = Settings(chop_size=chop_size).grid(config, (4000, 20))
+    grid = RestoreOptions(chop_size=chop_size).grid(config, (4000, 20))
     assert grid.tile == (tile, config.pad_multiple)
     assert grid.rows[1] == stride
     assert grid.columns == (0,)
+
+
+def test_programs_belong_to_their_model_and_options(load):
+    one, other = load(TINY), load(TINY)
+    assert one.programs() is one.programs(RestoreOptions(seed=7, batch_size=3))
+    assert one.programs() is not one.programs(RestoreOptions(sampling_steps=2))
+    assert one.programs() is not one.programs(RestoreOptions(sampler="deterministic"))
+    assert one.programs() is not other.programs()

@@ -13,11 +13,10 @@ from conftest import TINY, save_model
 from PIL import Image
 
 import resshift_jax
-import sample
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(sample.__file__).parent
+ROOT = Path(__file__).parents[2]
 TILES = ["--chop_size", "8", "--chop_stride", "6"]
 SIZES = [(5, 9), (7, 12), (8, 10), (40, 21), (6, 9), (8, 11), (17, 16), (5, 12)]
 

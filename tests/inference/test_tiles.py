@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import FIXTURES, assert_close
 
-from resshift_jax.inference.tiles import Canvas, default_stride, make_grid, tile_starts, window
+from resshift_jax.inference.tiles import Blending, default_stride, make_grid, tile_starts, window
 
 SIZES = [(1, 1), (8, 8), (9, 5), (16, 8), (17, 24), (33, 40), (8, 41)]
 
@@ -62,23 +62,23 @@ def test_an_image_that_fits_is_one_tile_reflected_to_the_multiple():
 def test_blending_what_was_cut_gives_the_image_back(image, scale, blend):
     whole = photo(*image)
     grid = grid_of(image)
-    canvas = Canvas(grid, scale, blend)
+    blending = Blending(grid, scale, blend)
     order = np.random.default_rng(0).permutation(len(grid.origins))
     tiles = list(grid.cut(whole))
     for index in order:
-        canvas.add(index, tiles[index].repeat(scale, 0).repeat(scale, 1))
-    assert canvas.missing == 0
-    assert_close(canvas.image(), whole.repeat(scale, 0).repeat(scale, 1), 5e-7)
+        blending.add(index, tiles[index].repeat(scale, 0).repeat(scale, 1))
+    assert blending.missing == 0
+    assert_close(blending.image(), whole.repeat(scale, 0).repeat(scale, 1), 5e-7)
 
 
 def test_a_smooth_window_takes_over_gradually_and_an_even_one_averages():
     """Two tiles, one black and one white, on a row of 28 pixels with four in common."""
     levels = {}
     for blend in ("smooth", "even"):
-        canvas = Canvas(grid_of((8, 28)), 1, blend)
-        canvas.add(0, np.zeros((8, 16, 3), np.float32))
-        canvas.add(1, np.ones((8, 16, 3), np.float32))
-        levels[blend] = canvas.image()[0, :, 0]
+        blending = Blending(grid_of((8, 28)), 1, blend)
+        blending.add(0, np.zeros((8, 16, 3), np.float32))
+        blending.add(1, np.ones((8, 16, 3), np.float32))
+        levels[blend] = blending.image()[0, :, 0]
     np.testing.assert_array_equal(levels["even"], np.repeat([0, 0.5, 1], [12, 4, 12]))
     smooth = levels["smooth"]
     np.testing.assert_array_equal(smooth[:12], 0)
@@ -100,7 +100,7 @@ def test_tiles_without_overlap_are_laid_side_by_side():
     grid = grid_of((32, 48), stride=16)
     assert grid.rows == (0, 16)
     assert grid.columns == (0, 16, 32)
-    canvas = Canvas(grid, 1)
+    blending = Blending(grid, 1)
     for index, tile in enumerate(grid.cut(whole)):
-        canvas.add(index, tile)
-    np.testing.assert_array_equal(canvas.image(), whole)
+        blending.add(index, tile)
+    np.testing.assert_array_equal(blending.image(), whole)

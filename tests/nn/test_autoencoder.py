@@ -6,11 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import MINI_VQ, assert_close, golden, jit, manifest_state, stored, variables_of
+from conftest import (
+    BFLOAT16,
+    MINI_VQ,
+    assert_close,
+    golden,
+    jit,
+    manifest_state,
+    stored,
+    variables_of,
+)
 
 from resshift_jax.config import PixelConfig, SpaceToDepthConfig
+from resshift_jax.latent_model import make_first_stage
 from resshift_jax.nn import autoencoder
-from resshift_jax.nn.autoencoder import VQAutoencoder, attend, first_stage, nearest_code
+from resshift_jax.nn.autoencoder import VQAutoencoder, attend, nearest_code
 from resshift_jax.weights.zoo import VQ_F4
 
 TOLERANCE = 2e-5
@@ -126,7 +136,7 @@ def test_memory_is_bounded_over_many_pixels():
 
 def test_bfloat16_stays_close(networks):
     published = golden("mini_autoencoder")
-    module = VQAutoencoder(MINI_VQ, jnp.bfloat16)
+    module = VQAutoencoder(MINI_VQ, BFLOAT16)
     z = jit(partial(module.apply, method="encode"))(networks["autoencoder"][1], published["image"])
     assert z.dtype == jnp.float32
     error = np.linalg.norm(z - published["z"]) / np.linalg.norm(published["z"])
@@ -136,7 +146,7 @@ def test_bfloat16_stays_close(networks):
 
 def test_an_image_decoded_in_bfloat16_has_more_levels_than_bfloat16(networks):
     """Near white bfloat16 has steps of 1/256 of the range: not even 8 bits of grey."""
-    module = VQAutoencoder(MINI_VQ, jnp.bfloat16)
+    module = VQAutoencoder(MINI_VQ, BFLOAT16)
     z = golden("mini_autoencoder")["z"]
     image = jit(partial(module.apply, method="decode"))(networks["autoencoder"][1], z)
     assert image.dtype == jnp.float32
@@ -148,7 +158,7 @@ def test_an_image_decoded_in_bfloat16_has_more_levels_than_bfloat16(networks):
 )
 def test_exact_stages_bring_the_image_back(config, shape):
     image = np.random.default_rng(0).random((2, 8, 12, 3)).astype(np.float32)
-    stage = first_stage(config)
+    stage = make_first_stage(config)
     assert stage.init(jax.random.key(0), jnp.asarray(image)) == {}
     z = stage.apply({}, jnp.asarray(image), method="encode")
     assert z.shape == shape
@@ -157,7 +167,7 @@ def test_exact_stages_bring_the_image_back(config, shape):
 
 def test_space_to_depth_is_row_major_with_the_colour_last():
     image = jnp.arange(4 * 4 * 3).reshape(1, 4, 4, 3)
-    z = first_stage(SpaceToDepthConfig(block=2)).apply({}, image, method="encode")
+    z = make_first_stage(SpaceToDepthConfig(block=2)).apply({}, image, method="encode")
     assert z[0, 1, 0].tolist() == [
         *image[0, 2, 0].tolist(), *image[0, 2, 1].tolist(),
         *image[0, 3, 0].tolist(), *image[0, 3, 1].tolist(),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import assert_close
+from conftest import BFLOAT16, assert_close
 
 from resshift_jax.flops import count_flops
 from resshift_jax.nn.layers import (
@@ -113,7 +113,7 @@ def test_group_norm_modulation():
 
 def test_group_norm_of_bfloat16_keeps_its_statistics_in_float32():
     x = jnp.asarray(3 + random(1, 64, 64, 32), jnp.bfloat16)
-    layer = GroupNorm(eps=1e-6, dtype=jnp.bfloat16)
+    layer = GroupNorm(eps=1e-6, compute=BFLOAT16)
     out = layer.apply(layer.init(jax.random.key(0), x), x)
     assert out.dtype == jnp.bfloat16
     # bfloat16 holds 8 bits: half a unit in the last place of values up to 5 is 2^-6.

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_close, golden, jit
 
 from resshift_jax.nn.lpips import LPIPS
+from resshift_jax.platform import Compute
 from resshift_jax.weights.lpips import load_lpips
 
 NETWORKS = ["alex", "vgg"]
@@ -24,7 +25,8 @@ def parameters(network):
 @cache
 def distance(network, dtype=jnp.float32):
     """(params, x, y) -> distances, compiled once a shape."""
-    return jit(lambda params, x, y: LPIPS(network, dtype).apply({"params": params}, x, y))
+    module = LPIPS(network, Compute(np.dtype(dtype)))
+    return jit(lambda params, x, y: module.apply({"params": params}, x, y))
 
 
 @cache
@@ -32,7 +34,7 @@ def value_and_gradients(network, dtype=jnp.float32):
     """(params, x, y) -> sum of the distances, its gradients with respect to x and y."""
 
     def total(params, x, y):
-        return LPIPS(network, dtype).apply({"params": params}, x, y).sum()
+        return LPIPS(network, Compute(np.dtype(dtype))).apply({"params": params}, x, y).sum()
 
     return jit(jax.value_and_grad(total, argnums=(1, 2)))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import (
+    BFLOAT16,
     MINI_UNET,
     MINI_UNET_MASK,
     TINY_UNET,
@@ -19,9 +20,9 @@ from conftest import (
 )
 
 from resshift_jax.config import UNetConfig
+from resshift_jax.latent_model import flatten
 from resshift_jax.nn.layers import depth_to_space, space_to_depth
 from resshift_jax.nn.unet import PixelHead, SwinUNet
-from resshift_jax.weights.mapping import flatten
 
 TOLERANCE = 1e-5
 BLOCK_TOLERANCE = 5e-6  # of the largest value, about 10 inside the network
@@ -90,8 +91,8 @@ def test_the_small_network_with_extractor_and_mask(apply_unet):
 def tiny():
     """(configuration with shifted windows, random variables, inputs) of a network of one level."""
     config, rng = replace(TINY_UNET, swin_depth=2), np.random.default_rng(0)
-    x, lr = rng.standard_normal((2, 1, 8, 8, 3)).astype(np.float32)
-    inputs = x, jnp.zeros(1, jnp.int32), lr
+    x, lq = rng.standard_normal((2, 1, 8, 8, 3)).astype(np.float32)
+    inputs = x, jnp.zeros(1, jnp.int32), lq
     shapes = jax.eval_shape(SwinUNet(config).init, jax.random.key(0), *inputs)
     variables = jax.tree.map(
         lambda s: rng.normal(0, 0.1, s.shape).astype(np.float32) + (len(s.shape) == 1), shapes
@@ -111,7 +112,7 @@ def test_the_window_mask_of_the_configuration_is_used(tiny):
 def test_bfloat16_stays_close_and_leaves_the_parameters_alone(tiny):
     config, variables, inputs = tiny
     expected = SwinUNet(config).apply(variables, *inputs)
-    module = SwinUNet(config, jnp.bfloat16)
+    module = SwinUNet(config, BFLOAT16)
     y = module.apply(variables, *inputs)
     assert y.dtype == jnp.float32
     error = np.linalg.norm(y.astype(jnp.float32) - expected) / np.linalg.norm(expected)
@@ -139,19 +140,19 @@ def test_a_fresh_network_starts_as_published():
 
 
 @pytest.mark.parametrize(
-    ("x", "lr", "mask", "message"),
+    ("x", "lq", "mask", "message"),
     [
         ((1, 24, 16, 4), (1, 96, 64, 3), (1, 96, 64, 1), "x_t: sides 24x16 given"),
         ((1, 16, 8, 4), (1, 64, 32, 3), (1, 64, 32, 1), "x_t: sides 16x8 given"),
         ((1, 16, 16, 3), (1, 64, 64, 3), (1, 64, 64, 1), "x_t: 3 channels given, 4 needed"),
-        ((1, 16, 16, 4), (1, 16, 16, 3), (1, 16, 16, 1), r"lr: \(16, 16, 3\) given"),
-        ((1, 16, 16, 4), (1, 64, 64, 4), (1, 64, 64, 1), r"lr: \(64, 64, 4\) given"),
+        ((1, 16, 16, 4), (1, 16, 16, 3), (1, 16, 16, 1), r"lq: \(16, 16, 3\) given"),
+        ((1, 16, 16, 4), (1, 64, 64, 4), (1, 64, 64, 1), r"lq: \(64, 64, 4\) given"),
         ((1, 16, 16, 4), (1, 64, 64, 3), (1, 64, 64, 3), r"mask: \(64, 64, 3\) given"),
         ((1, 16, 16, 4), (1, 64, 64, 3), None, "mask: none given, one is needed"),
     ],
 )
-def test_shapes_that_do_not_fit_are_named(x, lr, mask, message):
-    arrays = [None if shape is None else jnp.zeros(shape) for shape in (x, lr, mask)]
+def test_shapes_that_do_not_fit_are_named(x, lq, mask, message):
+    arrays = [None if shape is None else jnp.zeros(shape) for shape in (x, lq, mask)]
     with pytest.raises(ValueError, match=message):
         SwinUNet(MINI_UNET_MASK).init(
             jax.random.key(0), arrays[0], jnp.zeros(1, jnp.int32), *arrays[1:]
@@ -169,8 +170,8 @@ PIXELS = replace(TINY_UNET, latent_channels=48, pixel_channels=8)
 
 def test_a_network_with_a_pixel_head_begins_with_the_enlarged_image():
     rng = np.random.default_rng(3)
-    x_t, lr = (jnp.asarray(rng.normal(size=(1, 8, 8, c)), jnp.float32) for c in (48, 3))
-    inputs = x_t, jnp.zeros(1, jnp.int32), lr
+    x_t, lq = (jnp.asarray(rng.normal(size=(1, 8, 8, c)), jnp.float32) for c in (48, 3))
+    inputs = x_t, jnp.zeros(1, jnp.int32), lq
     params = jit(SwinUNet(PIXELS).init)(jax.random.key(0), *inputs)["params"]
     head = params["pixels"]
     assert {name: head[name]["kernel"].shape for name in head} == {
@@ -186,7 +187,7 @@ def test_a_network_with_a_pixel_head_begins_with_the_enlarged_image():
     head["conv_out"]["kernel"] += 0.1
     # What it adds depends on both images.
     output = apply({"params": params}, *inputs)
-    for changed in ((x_t + 1, *inputs[1:]), (*inputs[:2], lr + 1)):
+    for changed in ((x_t + 1, *inputs[1:]), (*inputs[:2], lq + 1)):
         assert np.abs(apply({"params": params}, *changed) - output).max() > 1e-4
 
 
@@ -194,13 +195,13 @@ def test_a_pixel_head_treats_all_pixels_of_a_block_alike():
     """What it makes of x_t moves with it, by any number of pixels."""
     head = PixelHead(8)
     x_t = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
-    features, lr = np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 8, 8, 3), np.float32)
-    params = head.init(jax.random.key(0), features, space_to_depth(x_t, 4), lr)["params"]
+    features, lq = np.zeros((1, 8, 8, 4), np.float32), np.zeros((1, 8, 8, 3), np.float32)
+    params = head.init(jax.random.key(0), features, space_to_depth(x_t, 4), lq)["params"]
     params["conv_out"]["kernel"] += 0.1  # which begins at zero
     params["expand"] = jax.tree.map(jnp.zeros_like, params["expand"])
 
     def output(x_t):
-        z = head.apply({"params": params}, features, space_to_depth(x_t, 4), lr)
+        z = head.apply({"params": params}, features, space_to_depth(x_t, 4), lq)
         return np.asarray(depth_to_space(z, 4))
 
     inside = slice(8, 24)

@@ -14,12 +14,12 @@ TINY = ROOT / "configs" / "tiny.yaml"
 
 # Of configs/tiny.yaml, so small that a step takes milliseconds.
 SMALLEST = (
-    "model.unet.image_size=8", "model.unet.condition_size=8", "model.unet.channel_mult=[1]",
+    "model.unet.image_size=8", "model.unet.cond_size=8", "model.unet.channel_mult=[1]",
     "model.unet.base_channels=32", "model.unet.swin_channels=32", "model.unet.swin_depth=1",
     "model.unet.window_size=4", "data.crop.size=32", "data.threads=1", "batch_size=4",
-    "loss={mse: 1.0, lpips_vgg: 0, lpips_alex: 0}", "degradation={kind: bicubic}",
-    "checkpoint.every=8", "logging={every: 8, tensorboard: false}", "validation.lpips=[alex]",
-    "validation.best_by=lpips_alex",
+    "loss={weights: {mse: 1.0, lpips_vgg: 0, lpips_alex: 0}}", "degradation={kind: bicubic}",
+    "checkpoint.every=8", "logging={every: 8, tensorboard: false}",
+    "validation.metrics=[psnr_y, ssim_y, lpips_alex]", "validation.best_by=lpips_alex",
 )  # fmt: skip
 
 

@@ -22,25 +22,29 @@ from conftest import (
 
 from resshift_jax.chain import make_chain
 from resshift_jax.config import ChainConfig, ModelConfig, PixelConfig, UNetConfig
-from resshift_jax.data.config import CropConfig, InputConfig
+from resshift_jax.data.config import CropConfig, DataConfig
 from resshift_jax.degradation.pairs import Pair
-from resshift_jax.nn.autoencoder import first_stage
+from resshift_jax.latent_model import LatentModel, flatten
+from resshift_jax.platform import Compute
 from resshift_jax.schedule import make_schedule
-from resshift_jax.training.config import LossConfig, OptimizerConfig, TrainingConfig
+from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.losses import (
+    ImageContext,
+    LossConfig,
     amplitudes,
+    compare_images,
     cut,
-    image_terms,
     sample_losses,
     spectrum_error,
     squared_error,
     step_weight,
 )
-from resshift_jax.training.state import init_params, init_state
+from resshift_jax.training.optimizer import AdamWConfig
+from resshift_jax.training.state import init_state
 from resshift_jax.training.step import update
 from resshift_jax.weights import zoo
 from resshift_jax.weights.lpips import load_lpips
-from resshift_jax.weights.mapping import flatten, to_torch, unet_rules
+from resshift_jax.weights.mapping import to_torch, unet_rules
 
 MINI = ModelConfig("mini", 4, zoo.FIFTEEN_STEPS, MINI_UNET, MINI_VQ)
 
@@ -50,15 +54,17 @@ def test_three_published_steps():
     """Losses, gradient and parameters as the published networks had them under AdamW."""
     expected = golden("mini_training")
     config = TrainingConfig(
-        model=MINI, data=InputConfig(crop=CropConfig(size=64)), batch_size=2,
-        optimizer=OptimizerConfig(learning_rate=5e-5, warmup=0),
+        model=MINI, data=DataConfig(crop=CropConfig(size=64)), batch_size=2,
+        optimizer=AdamWConfig(learning_rate=5e-5, warmup=0),
     )  # fmt: skip
     params = variables_of(stored(manifest_state("unet")), MINI_UNET)["params"]
     frozen = {"first_stage": variables_of(stored(manifest_state("autoencoder")), MINI_VQ)["params"]}
     pair = Pair(jnp.asarray(expected["gt"]), jnp.asarray(expected["lq"]))
 
     def mean_loss(params, t, noise):
-        loss, terms = sample_losses(params, frozen, pair, t, noise, model=MINI, loss=config.loss)
+        loss, terms = sample_losses(
+            LatentModel(MINI), params, frozen, pair, t, noise, loss=config.loss
+        )
         return loss.mean(), (loss, terms)
 
     @jit
@@ -99,7 +105,7 @@ def test_three_published_steps():
 @pytest.mark.parametrize("target", ["x0", "residual", "epsilon", "epsilon_scale"])
 def test_weights_of_the_bound(target):
     """Whatever is predicted, the weighted error is that of x_0, (alpha / eta)^2 / (2 variance)."""
-    config = ChainConfig(steps=4, min_noise_level=0.2, target=target)
+    config = ChainConfig(num_timesteps=4, min_noise_level=0.2, target=target)
     chain, s = make_chain(config, in_pixels=False), make_schedule(config)
     t = jnp.arange(4)
     shape = (4, 2, 2, 3)
@@ -119,66 +125,67 @@ def test_weights_of_the_bound(target):
 @cache
 def tiny_batch(model: ModelConfig):
     """Random parameters, frozen ones, two pairs, their steps and their noise."""
-    side, low = model.unet.image_size, model.unet.condition_size
+    side, lq = model.unet.image_size, model.unet.cond_size
     keys = jax.random.split(jax.random.key(1), 6)
     pair = Pair(
-        high=jax.random.uniform(keys[0], (2, low * model.scale, low * model.scale, 3)) * 2 - 1,
-        low=jax.random.uniform(keys[1], (2, low, low, 3)) * 2 - 1,
-        mask=jnp.zeros((2, low, low, 1)).at[:, :5].set(1) if model.unet.condition_mask else None,
+        hq=jax.random.uniform(keys[0], (2, lq * model.scale, lq * model.scale, 3)) * 2 - 1,
+        lq=jax.random.uniform(keys[1], (2, lq, lq, 3)) * 2 - 1,
+        mask=jnp.zeros((2, lq, lq, 1)).at[:, :5].set(1) if model.unet.cond_mask else None,
     )
-    stage = first_stage(model.first_stage)
-    frozen = {"first_stage": stage.init(keys[2], pair.high)["params"]}
+    stage = LatentModel(model).first_stage
+    frozen = {"first_stage": stage.init(keys[2], pair.hq)["params"]}
     noise = jax.random.normal(keys[3], (2, side, side, model.unet.latent_channels))
-    return init_params(model, keys[4]), frozen, pair, jnp.array([0, 3]), noise
+    return LatentModel(model).init(keys[4]), frozen, pair, jnp.array([0, 3]), noise
 
 
 @pytest.mark.slow
 def test_terms_add_up_and_reach_the_network_through_the_frozen_decoder():
+    model = LatentModel(TINY)
     params, frozen, pair, t, noise = tiny_batch(TINY)
-    loss = LossConfig(mse=2.0, l1=0.5, gradient=3.0)
+    loss = LossConfig({"mse": 2.0, "l1": 0.5, "edge": 3.0})
 
     def of_images(params):
-        total, terms = sample_losses(params, frozen, pair, t, noise, model=TINY, loss=loss)
+        total, terms = sample_losses(model, params, frozen, pair, t, noise, loss=loss)
         return (total - 2 * terms["mse"]).mean(), (total, terms)
 
     grads, (total, terms) = jit(jax.grad(of_images, has_aux=True))(params)
-    assert terms.keys() == {"mse", "l1", "gradient"}
-    expected = 2 * terms["mse"] + 0.5 * terms["l1"] + 3 * terms["gradient"]
+    assert terms.keys() == {"mse", "l1", "edge"}
+    expected = 2 * terms["mse"] + 0.5 * terms["l1"] + 3 * terms["edge"]
     np.testing.assert_allclose(total, expected, rtol=1e-6)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["conv_out"]))
 
-    at_once = partial(sample_losses, model=TINY, loss=replace(loss, remat=False))
+    at_once = partial(sample_losses, model, loss=replace(loss, remat=False))
     for name, values in jit(at_once)(params, frozen, pair, t, noise)[1].items():
         np.testing.assert_allclose(terms[name], values, rtol=1e-5)
 
 
 def test_what_is_to_be_filled_is_hidden():
     params, frozen, pair, t, noise = tiny_batch(TINY_INPAINTING)
-    call = jit(partial(sample_losses, model=TINY_INPAINTING, loss=LossConfig()))
+    call = jit(partial(sample_losses, LatentModel(TINY_INPAINTING), loss=LossConfig()))
     before = call(params, frozen, pair, t, noise)[0]
-    under = pair._replace(low=pair.low + 0.3 * pair.mask)
+    under = pair._replace(lq=pair.lq + 0.3 * pair.mask)
     np.testing.assert_array_equal(call(params, frozen, under, t, noise)[0], before)
-    beside = pair._replace(low=pair.low + 0.3 * (1 - pair.mask))
+    beside = pair._replace(lq=pair.lq + 0.3 * (1 - pair.mask))
     assert (call(params, frozen, beside, t, noise)[0] != before).all()
 
 
 def test_image_terms():
     """Against plain numpy, on a first stage that changes nothing."""
     model = ModelConfig(
-        "pixels", 1, unet=UNetConfig(image_size=64, condition_size=64), first_stage=PixelConfig()
+        "pixels", 1, unet=UNetConfig(image_size=64, cond_size=64), first_stage=PixelConfig()
     )
     x, y = np.random.default_rng(0).uniform(-1.2, 1.2, (2, 2, 64, 64, 3)).astype(np.float32)
     frozen = {"first_stage": {}, "alex": load_lpips("alex")}
-    names = ("l1", "gradient", "lpips_alex")
-    place = np.zeros((2, 2))
-    compare = partial(image_terms, frozen, model=model, names=names, dtype=np.float32)
-    terms = compare(x, y, place)
+    loss = LossConfig({"l1": 1.0, "edge": 1.0, "lpips_alex": 1.0})
+    offset = jnp.zeros((2, 2))
+    compare = partial(compare_images, LatentModel(model), frozen, loss=loss)
+    terms = compare(jnp.asarray(x), jnp.asarray(y), offset)
     np.testing.assert_allclose(terms["l1"], np.abs(x - y).mean((1, 2, 3)), rtol=1e-5)
     d = x - y
     down = np.abs(d[:, 1:] - d[:, :-1]).mean((1, 2, 3))
     across = np.abs(d[:, :, 1:] - d[:, :, :-1]).mean((1, 2, 3))
-    np.testing.assert_allclose(terms["gradient"], (down + across) / 2, rtol=1e-5)
-    clipped = compare(np.clip(x, -1, 1), y, place)
+    np.testing.assert_allclose(terms["edge"], (down + across) / 2, rtol=1e-5)
+    clipped = compare(jnp.clip(x, -1, 1), jnp.asarray(y), offset)
     np.testing.assert_array_equal(terms["lpips_alex"], clipped["lpips_alex"])
     assert (terms["lpips_alex"] > 0.05).all()
 
@@ -192,14 +199,15 @@ def test_windows():
 
 
 def test_lpips_compares_windows():
-    model = replace(TINY, unet=replace(TINY.unet, image_size=24, condition_size=24))
+    model = replace(TINY, unet=replace(TINY.unet, image_size=24, cond_size=24))
     params, frozen, pair, t, noise = tiny_batch(model)
     frozen |= {name: load_lpips(name) for name in ("vgg", "alex")}
-    loss = LossConfig(mse=0, lpips_vgg=1, lpips_alex=1, lpips_window=32, remat=False)
+    weights = {"mse": 0.0, "lpips_vgg": 1.0, "lpips_alex": 1.0}
+    loss = LossConfig(weights, lpips_window=32, remat=False)
 
     def terms(loss):
-        call = jit(partial(sample_losses, model=model, loss=loss))
-        return lambda *place: call(params, frozen, pair, t, noise, *place)[1]
+        call = jit(partial(sample_losses, LatentModel(model), loss=loss))
+        return lambda *offset: call(params, frozen, pair, t, noise, *offset)[1]
 
     whole, of_window = terms(replace(loss, lpips_window=None))(), terms(loss)
     first, last = of_window(jnp.zeros((2, 2))), of_window(jnp.full((2, 2), 0.99))
@@ -223,16 +231,17 @@ def test_amplitudes_against_numpy():
         assert_close(found[1, 1, 2, channel], expected, 1e-5)
 
 
-def test_the_spectrum_counts_strength_and_not_place():
+def test_the_spectrum_counts_strength_and_not_position():
     rng = np.random.default_rng(0)
     texture = rng.normal(0, 0.1, (1, 64, 64, 3)).astype(np.float32)
     other = rng.normal(0, 0.1, (1, 64, 64, 3)).astype(np.float32)
-    compare = jit(spectrum_error)
+    context = ImageContext({}, jnp.zeros((1, 2)), None, Compute())
+    compare = jit(partial(spectrum_error, context=context))
     assert compare(texture, texture) == 0
     assert compare(texture, -texture) < 1e-7
     missing = float(compare(texture, 0 * texture)[0])
     assert 0.7 * missing > compare(texture, other)[0] > 0.5 * missing
     assert compare(texture, 0.7 * texture)[0] == pytest.approx(0.3 * missing, rel=0.02)
     flat = jnp.zeros((1, 32, 32, 3))
-    gradient = jit(jax.grad(lambda x: spectrum_error(x, flat).sum()))
+    gradient = jit(jax.grad(lambda x: spectrum_error(x, flat, context).sum()))
     assert np.isfinite(gradient(flat)).all()

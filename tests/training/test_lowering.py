@@ -11,6 +11,8 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from test_export import assert_lean
 
+from resshift_jax.latent_model import LatentModel
+from resshift_jax.platform import Compute
 from resshift_jax.training.config_file import read_config
 from resshift_jax.training.mesh import AXES, BATCH
 from resshift_jax.training.state import abstract_state
@@ -40,10 +42,11 @@ def placed(tree, spec: P):
 )
 def test_the_step_lowers(name, settings, platform, dtype, parameters):
     config = read_config(CONFIGS / f"{name}.yaml", ["mesh.fsdp=2", *settings])
+    model = LatentModel(config.model, Compute(np.dtype(dtype)))
     state = abstract_state(config, MESH)
     assert sum(leaf.size for leaf in jax.tree.leaves(state.ema)) == parameters
     arguments = state, placed(abstract_frozen(config), P()), placed(abstract_pairs(config), BATCH)
-    exported = jax.export.export(make_step(config, MESH, dtype), platforms=[platform])(*arguments)
+    exported = jax.export.export(make_step(config, model, MESH), platforms=[platform])(*arguments)
     assert exported.nr_devices == 4
     assert len(exported.out_avals) > len(jax.tree.leaves(state))
     module = exported.mlir_module()
@@ -57,7 +60,7 @@ def test_the_step_lowers(name, settings, platform, dtype, parameters):
     # Small arrays are not; a small network has more of them.
     share = 0.99 if parameters > 10**8 else 0.9
     assert sum(leaf.size for leaf in large) > share * sum(leaf.size for leaf in leaves)
-    assert len([a for a in signature.split("%arg") if '"data"' in a]) == 2  # high and low
+    assert len([a for a in signature.split("%arg") if '"data"' in a]) == 2  # hq and lq
     assert module.count("stablehlo.all_reduce") >= 1
     if dtype == jnp.float32:  # backwards, too
         products = [
@@ -73,7 +76,7 @@ def test_the_step_lowers(name, settings, platform, dtype, parameters):
 def test_the_degradation_of_a_batch_lowers(platform):
     config = read_config(CONFIGS / "realsr_x4.yaml")
     side = config.data.crop.size
-    images = {"high": jax.ShapeDtypeStruct((config.batch_size, side, side, 3), np.uint8)}
+    images = {"hq": jax.ShapeDtypeStruct((config.batch_size, side, side, 3), np.uint8)}
     step = jax.ShapeDtypeStruct((), np.int32)
     exported = jax.export.export(make_prepare(config, MESH), platforms=[platform])(
         step, placed(images, BATCH)

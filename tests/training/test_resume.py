@@ -11,12 +11,12 @@ import pytest
 from conftest import assert_one_line_error
 from runs import SMALLEST, TINY, save_photos, start_processes, start_training, train
 
-import train as train_script
+from resshift_jax.cli import train as train_script
 from resshift_jax.training.checkpoints.checkpoint import read_part
 from resshift_jax.training.config_file import read_config
 from resshift_jax.weights import store
 
-STEPS = "steps=40"
+STEPS = "train_steps=40"
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +35,8 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def validated(photos) -> tuple[str, ...]:
     """Settings that measure four pictures every sixteen steps."""
-    high = save_photos(photos.parent / "validation", count=4)
-    return f"validation.high={high}", "validation.every=16", "validation.images=4"
+    hq = save_photos(photos.parent / "validation", count=4)
+    return f"validation.hq={hq}", "validation.every=16", "validation.images=4"
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_what_a_run_leaves(whole):
     if best["step"] == 40:
         ema = read_part(whole / "checkpoints", "ema")[2]
         assert all((params["unet"][name] == value).all() for name, value in ema.items())
-    assert read_config(whole / "config.yaml").steps == 40
+    assert read_config(whole / "config.yaml").train_steps == 40
     assert list(whole.glob("events.*"))
     assert list((whole / "profile").rglob("*.xplane.pb"))
 
@@ -142,7 +142,7 @@ def test_another_configuration_is_refused(photos, whole, monkeypatch, capsys):
 def test_a_save_past_the_limit_of_file_sizes_is_one_line(photos, cache, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "run")
     process = start_training(
-        "--data", photos, "--workdir", folder, "steps=48", "--accept-changes",
+        "--data", photos, "--workdir", folder, "train_steps=48", "--accept-changes",
         cache=cache, file_limit=128,
     )  # fmt: skip
     said = process.communicate()[1].splitlines()
@@ -158,7 +158,7 @@ def test_a_save_past_the_limit_of_file_sizes_is_one_line(photos, cache, whole, t
 @pytest.mark.slow
 def test_a_run_without_finite_gradients_gives_up(photos, cache, tmp_path):
     process = start_training(
-        "--data", photos, "--workdir", tmp_path / "run", "steps=200", "optimizer.warmup=0",
+        "--data", photos, "--workdir", tmp_path / "run", "train_steps=200", "optimizer.warmup=0",
         "optimizer.learning_rate=1e30", "checkpoint.every=50", cache=cache,
     )  # fmt: skip
     said = process.communicate()[1].splitlines()
@@ -177,11 +177,11 @@ def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
     """One device, four, four of which two share a state, and two processes: the same 20 losses."""
 
     def arguments(name: str) -> tuple:
-        return "--data", photos, "--workdir", tmp_path / name, "steps=20", "ema=0.9"
+        return "--data", photos, "--workdir", tmp_path / name, "train_steps=20", "ema=0.9"
 
     validated = (
-        f"validation.high={photos.parent / 'few'}", "validation.images=3", "validation.lpips=[]",
-        "validation.best_by=psnr_y",
+        f"validation.hq={photos.parent / 'few'}", "validation.images=3",
+        "validation.metrics=[psnr_y, ssim_y]", "validation.best_by=psnr_y",
     )  # fmt: skip
     save_photos(photos.parent / "few", count=3)
     train(*arguments("one"), *validated, cache=cache)
@@ -207,7 +207,7 @@ def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
     for name in metrics[0].dtype.names:
         assert metrics[1][name] == pytest.approx(metrics[0][name], rel=1e-4)
     # What one device has saved, four go on from, and the reverse.
-    more = "steps=24", "--accept-changes"
+    more = "train_steps=24", "--accept-changes"
     train(*arguments("one")[:4], "ema=0.9", *more, cache=cache, environment=FOUR_DEVICES)
     train(*arguments("shared")[:4], "ema=0.9", *more, cache=cache)
     ends = [
@@ -221,7 +221,13 @@ def test_devices_and_processes_change_rounding_only(photos, cache, tmp_path):
 def test_two_processes_stop_after_the_same_step(photos, cache, tmp_path):
     folder = tmp_path / "run"
     processes = start_processes(
-        "--data", photos, "--workdir", folder, "steps=100000", "checkpoint.every=50", cache=cache
+        "--data",
+        photos,
+        "--workdir",
+        folder,
+        "train_steps=100000",
+        "checkpoint.every=50",
+        cache=cache,
     )
     wait_for(processes[0], folder / "checkpoints" / "50")
     processes[1].send_signal(signal.SIGTERM)
@@ -236,7 +242,7 @@ def test_two_processes_stop_after_the_same_step(photos, cache, tmp_path):
 def test_a_process_that_fails_ends_the_others(photos, cache, tmp_path):
     """Rather than leave them waiting for it."""
     processes = start_processes(
-        "--data", photos, "--workdir", tmp_path / "run", "steps=100000", cache=cache
+        "--data", photos, "--workdir", tmp_path / "run", "train_steps=100000", cache=cache
     )
     wait_for(processes[0], tmp_path / "run" / "checkpoints" / "8")
     processes[1].kill()

@@ -6,7 +6,7 @@ from conftest import assert_one_line_error
 from PIL import Image
 from runs import SMALLEST, TINY, save_photos
 
-import train
+from resshift_jax.cli import train
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def test_no_image(run, tmp_path, capsys):
 
 
 def test_tensorflow_datasets(run, tmp_path, capsys):
-    place = f"data.sources=[{{path: 'tfds:%s', data_dir: '{tmp_path}'}}]"
-    assert run(place % "imagnet2012") == 1
+    source = f"data.sources=[{{path: 'tfds:%s', data_dir: '{tmp_path}'}}]"
+    assert run(source % "imagnet2012") == 1
     assert_one_line_error(capsys, "imagnet2012", "imagenet2012")
-    assert run(place % "div2k/train") == 1
+    assert run(source % "div2k/train") == 1
     assert_one_line_error(capsys, "div2k", str(tmp_path), "download_and_prepare")
 
 
 def test_pairs_of_the_wrong_size(run, tmp_path, capsys):
-    high, low = save_photos(tmp_path / "high"), save_photos(tmp_path / "low", side=10)
-    Image.fromarray(np.zeros((11, 10, 3), np.uint8)).save(low / "07.png")
-    settings = f"data.sources=[{{path: '{high}', low: '{low}'}}]", "degradation={kind: pairs}"
+    hq, lq = save_photos(tmp_path / "hq"), save_photos(tmp_path / "lq", side=10)
+    Image.fromarray(np.zeros((11, 10, 3), np.uint8)).save(lq / "07.png")
+    settings = f"data.sources=[{{path: '{hq}', lq: '{lq}'}}]", "degradation={kind: pairs}"
     assert run(*settings) == 1
-    assert_one_line_error(capsys, str(high / "07.png"), str(low / "07.png"), "40x40", "10x11")
+    assert_one_line_error(capsys, str(hq / "07.png"), str(lq / "07.png"), "40x40", "10x11")
 
 
 def test_a_batch_that_cannot_be_divided(run, tmp_path, capsys):
@@ -57,13 +57,16 @@ def test_a_batch_that_cannot_be_divided(run, tmp_path, capsys):
         ("optimizer.warmpu=5", ("optimizer.warmpu", "did you mean warmup?", "tiny.yaml")),
         ("batch_size=many", ("batch_size", "'many'", "a whole number")),
         ("optimizer=5", ("optimizer", "a group of settings")),
-        ("model.chain.steps=1", ("chain.steps: 1 given",)),
+        ("model.chain.num_timesteps=1", ("chain.num_timesteps: 1 given",)),
         ("data.crop.size=33", ("data.crop.size: 33 given, 32 needed",)),
-        ("loss={lpips_vgg: 1, lpips_window: 8}", ("loss.lpips_window: 8 given, 16 to 32 needed",)),
+        (
+            "loss={weights: {lpips_vgg: 1}, lpips_window: 8}",
+            ("loss.lpips_window: 8 given, 16 to 32 needed",),
+        ),
         ("loss.lpips_window=16", ("loss.lpips_window: 16 given, but no LPIPS has a weight",)),
         ("degradation.scale=2", ("degradation.scale: 2 given", "4")),
-        ("degradation={kind: masks}", ("degradation.kind: masks", "condition_mask")),
-        ("validation.lpips=[squeeze]", ("validation.lpips.0", "'squeeze'", "alex")),
+        ("degradation={kind: masks}", ("degradation.kind: masks", "cond_mask")),
+        ("validation.metrics=[squeeze]", ("validation.metrics.0", "'squeeze'", "lpips_alex")),
         ("seed", ("seed", "key=value")),
         ("init=absent.safetensors", ("absent.safetensors", "no such file")),
         ("first_stage_weights=[", ("first_stage_weights=[",)),

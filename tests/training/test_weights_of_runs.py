@@ -18,13 +18,15 @@ from conftest import (
 from PIL import Image
 
 import sample
+from resshift_jax.cli import export
 from resshift_jax.config import ModelConfig
-from resshift_jax.data.config import CropConfig, InputConfig
-from resshift_jax.degradation.config import DegradationConfig
+from resshift_jax.data.config import CropConfig, DataConfig
+from resshift_jax.degradation.config import RealEsrganConfig
+from resshift_jax.latent_model import flatten
 from resshift_jax.settings import ConfigError, to_dict
-from resshift_jax.training import export
 from resshift_jax.training.checkpoints.checkpoint import Checkpoints
-from resshift_jax.training.config import LossConfig, TrainingConfig
+from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.losses import LossConfig
 from resshift_jax.training.state import init_state
 from resshift_jax.training.weights import (
     CHECKPOINTS,
@@ -34,13 +36,12 @@ from resshift_jax.training.weights import (
     read_ema,
 )
 from resshift_jax.weights import store, zoo
-from resshift_jax.weights.mapping import flatten
 
 MINI = ModelConfig("mini", 4, zoo.FIFTEEN_STEPS, MINI_UNET, MINI_VQ)
 CONFIG = TrainingConfig(
     model=replace(TINY, task="mine"),
-    data=InputConfig(crop=CropConfig(size=16)),
-    degradation=DegradationConfig(scale=2),
+    data=DataConfig(crop=CropConfig(size=16)),
+    degradation=RealEsrganConfig(scale=2),
 )
 
 
@@ -79,8 +80,8 @@ def test_a_run_starts_from_a_file_or_from_another_run(file, run):
 
 
 def test_a_run_starts_from_a_released_file(mini_files):
-    config = replace(CONFIG, model=MINI, data=InputConfig(crop=CropConfig(size=64)),
-                     degradation=DegradationConfig())  # fmt: skip
+    config = replace(CONFIG, model=MINI, data=DataConfig(crop=CropConfig(size=64)),
+                     degradation=RealEsrganConfig())  # fmt: skip
     loaded = load_init(replace(config, init=str(mini_files["unet"])))
     frozen = load_frozen(
         replace(config, first_stage_weights=str(mini_files["autoencoder"])), Path("absent")
@@ -94,7 +95,10 @@ def test_a_run_starts_from_a_released_file(mini_files):
 def test_another_network_is_refused(file, run):
     other = replace(CONFIG.model, unet=replace(CONFIG.model.unet, swin_depth=2))
     for init in (file, run):
-        with pytest.raises(ConfigError, match=r"init: .* another network"):
+        with pytest.raises(
+            ConfigError,
+            match=r"init: .* another network, with model\.unet\.swin_depth=1, here it is 2",
+        ):
             load_init(replace(CONFIG, model=other, init=str(init)))
 
 
@@ -108,7 +112,7 @@ def test_the_first_stage_stays_with_the_run(run):
 
 
 def test_lpips_comes_with_the_loss(run):
-    config = replace(CONFIG, loss=LossConfig(lpips_vgg=1.0, vgg_weights="absent.ckpt"))
+    config = replace(CONFIG, loss=LossConfig({"lpips_vgg": 1.0}, vgg_weights="absent.ckpt"))
     with pytest.raises(FileNotFoundError, match=r"absent\.ckpt"):
         load_frozen(config, run)
 
@@ -154,7 +158,7 @@ def test_the_mean_of_a_run_and_of_files_is_exported(file, run, tmp_path, capsys)
 def test_no_mean_of_different_models(file, run, tmp_path, capsys):
     model, params = store.load(file)
     steps, stage = tmp_path / "steps.safetensors", tmp_path / "stage.safetensors"
-    store.save(steps, replace(model, chain=replace(model.chain, steps=5)), params)
+    store.save(steps, replace(model, chain=replace(model.chain, num_timesteps=5)), params)
     moved = {name: value + 1 for name, value in params["first_stage"].items()}
     store.save(stage, model, {**params, "first_stage": moved})
     target = tmp_path / "mean.safetensors"

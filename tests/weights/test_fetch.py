@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import resource
 import socket
 import sys
@@ -60,10 +61,12 @@ def message(caught) -> str:
     return text
 
 
-def test_a_file_comes_whole_with_one_line(server, url, target, capsys):
-    fetch(url, target)
+def test_a_file_comes_whole_with_one_line(server, url, target, capsys, caplog):
+    with caplog.at_level(logging.INFO, "resshift_jax"):
+        fetch(url, target)
     assert_whole(target)
-    assert capsys.readouterr() == ("", f"fetching {url}\n")
+    assert caplog.messages == [f"fetching {url}"]
+    assert capsys.readouterr() == ("", "")
     assert len(server.requests) == 1
 
 
@@ -81,12 +84,13 @@ def test_a_terminal_sees_a_bar(url, target, monkeypatch):
     assert "2.9/2.9 MiB" in screen.getvalue()
 
 
-def test_what_is_there_is_left_as_it_is(server, url, part, target, capsys):
+def test_what_is_there_is_left_as_it_is(server, url, part, target, caplog):
     target.write_bytes(b"mine")
-    fetch(url, target)
+    with caplog.at_level(logging.INFO, "resshift_jax"):
+        fetch(url, target)
     assert_whole(target, b"mine")
     assert server.requests == []
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("with_ranges", [True, False])
@@ -257,7 +261,7 @@ def test_a_damaged_file_is_removed(server, url, target):
     assert list(target.parent.iterdir()) == []
 
 
-def test_two_at_once_fetch_once(server, url, target, capfd):
+def test_two_at_once_fetch_once(server, url, target, caplog):
     server.pause = 0.3
     start = threading.Barrier(4)
 
@@ -266,11 +270,11 @@ def test_two_at_once_fetch_once(server, url, target, capfd):
         fetch(url, target)
         return target.read_bytes() == CONTENT
 
-    with ThreadPoolExecutor(4) as pool:
+    with caplog.at_level(logging.INFO, "resshift_jax"), ThreadPoolExecutor(4) as pool:
         assert all(pool.map(one, range(4)))
     assert len(server.requests) == 1
     assert_whole(target)
-    assert "held by another process, waiting" in capfd.readouterr().err
+    assert "held by another process, waiting" in caplog.text
 
 
 def test_the_next_one_goes_on_where_the_first_fails(server, url, target):

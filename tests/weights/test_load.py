@@ -43,7 +43,7 @@ def test_a_released_file_with_its_first_stage_named(mini_files):
     )
     assert config.unet == MINI_UNET
     assert config.first_stage.codebook_size == MINI_VQ.codebook_size
-    assert (config.scale, config.chain.steps) == (4, 4)
+    assert (config.scale, config.chain.num_timesteps) == (4, 4)
     assert params["unet"]["conv_in/kernel"].dtype == np.float32
     assert params["first_stage"]["codebook"].shape == (256, 3)
 
@@ -62,7 +62,7 @@ def test_an_absent_first_stage_is_named_with_both_places(alone, cache):
     with pytest.raises(FileNotFoundError) as caught:
         load_weights(alone, **REALSR)
     message = str(caught.value)
-    for part in (str(alone), STAGE, "beside it", str(cache), "--first-stage"):
+    for part in (str(alone), STAGE, "beside it", str(cache), "first_stage=FILE"):
         assert part in message
     assert "\n" not in message
 
@@ -95,21 +95,21 @@ def test_a_first_stage_by_itself(mini_files):
 
 def test_an_autoencoder_is_no_model(mini_files):
     path = mini_files["autoencoder"]
-    with pytest.raises(ConversionError, match=f"^{path}: an autoencoder alone.*--first-stage"):
+    with pytest.raises(ConversionError, match=f"^{path}: an autoencoder alone.*first_stage=FILE"):
         load_weights(path, **REALSR)
 
 
 def test_a_name_that_tells_nothing_needs_a_task_and_a_version(alone):
-    with pytest.raises(UnknownModelError, match=f"^{alone}: .*--task"):
+    with pytest.raises(UnknownModelError, match=f"^{alone}: .*task=NAME"):
         load_weights(alone)
-    with pytest.raises(UnknownModelError, match=f"^{alone}: .*--version"):
+    with pytest.raises(UnknownModelError, match=f"^{alone}: .*version=NAME"):
         load_weights(alone, task="realsrx4")
 
 
 def test_a_released_name_tells_all(alone):
     renamed = alone.rename(alone.parent / "resshift_realsrx4_s4_v3.pth")
     config, _ = load_weights(renamed, overrides=MINI_OVERRIDES, need_first_stage=False)
-    assert (config.task, config.chain.steps, config.unet) == ("realsrx4", 4, MINI_UNET)
+    assert (config.task, config.chain.num_timesteps, config.unet) == ("realsrx4", 4, MINI_UNET)
 
 
 def test_a_file_of_another_task_lists_its_misfits(mini_files):
@@ -145,9 +145,9 @@ def test_a_damaged_network_is_compared_with_that_of_its_task(tmp_path):
     [
         ({"chian.steps": 8}, r"^chian\.steps: unknown key"),
         ({"chain.step": 8}, r"^chain\.step: unknown key"),
-        ({"chain.steps.x": 8}, r"^chain\.steps\.x: unknown key"),
+        ({"chain.num_timesteps.x": 8}, r"^chain\.num_timesteps\.x: unknown key"),
         ({"steps": 8}, "^steps: unknown key"),
-        ({"chain.steps": "8"}, r"^chain\.steps: '8' given"),
+        ({"chain.num_timesteps": "8"}, r"^chain\.num_timesteps: '8' given"),
         ({"chain": 8}, "^chain: 8 given"),
     ],
 )
@@ -181,11 +181,11 @@ def test_nothing_is_recognised_where_a_configuration_is_expected(alone, mini_fil
 
 
 def test_a_setting_replaces_what_no_name_tells(alone):
-    overrides = {**MINI_OVERRIDES, "chain.steps": 8, "unet.window_mask": "swin"}
+    overrides = {**MINI_OVERRIDES, "chain.num_timesteps": 8, "unet.window_mask": "swin"}
     config, _ = load_weights(
         alone, task="realsrx4", version="v3", overrides=overrides, need_first_stage=False
     )
-    assert (config.chain.steps, config.unet.window_mask) == (8, "swin")
+    assert (config.chain.num_timesteps, config.unet.window_mask) == (8, "swin")
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -240,21 +240,21 @@ class TestOurFiles:
         assert load_weights(ours, task="realsr")[0].task == "realsrx4"
 
     def test_a_version_is_checked_as_far_as_it_can_be(self, ours):
-        assert load_weights(ours, version="v3")[0].chain.steps == 4
+        assert load_weights(ours, version="v3")[0].chain.num_timesteps == 4
         with pytest.raises(UnknownModelError) as caught:
             load_weights(ours, version="v2")
-        for part in (f"{ours}: ", "--version v2", "4 steps", "v2 with 15"):
+        for part in (f"{ours}: ", "version=v2", "4 steps", "v2 with 15"):
             assert part in str(caught.value)
-        with pytest.raises(UnknownModelError, match=f"^{ours}: --version v4: unknown.*v1, v2, v3$"):
+        with pytest.raises(UnknownModelError, match=f"^{ours}: version=v4: unknown.*v1, v2, v3$"):
             load_weights(ours, version="v4")
 
     def test_another_configuration_than_the_expected_one_is_refused(self, ours):
         config = load_weights(ours)[0]
         assert load_weights(ours, expected=config)[0] == config
-        other = replace(config, task="own", chain=replace(config.chain, steps=15))
+        other = replace(config, task="own", chain=replace(config.chain, num_timesteps=15))
         with pytest.raises(ConversionError, match=f"^{ours}: not the model own .*task, chain diff"):
             load_weights(ours, expected=other)
 
     def test_settings_are_refused(self, ours):
         with pytest.raises(ConfigError, match=f"^{ours}: has its own settings"):
-            load_weights(ours, overrides={"chain.steps": 8})
+            load_weights(ours, overrides={"chain.num_timesteps": 8})

@@ -16,8 +16,8 @@ import safetensors.numpy
 from conftest import TINY, save_model
 from pickle_writer import Call, Name, Pickler, Storage, tensor, write_stream
 
+from resshift_jax.latent_model import flatten
 from resshift_jax.weights.lpips import load_lpips, save_lpips
-from resshift_jax.weights.mapping import flatten
 from resshift_jax.weights.torch import file as torch_file
 from resshift_jax.weights.torch.file import WeightFileError
 

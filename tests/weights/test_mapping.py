@@ -19,17 +19,14 @@ from conftest import (
 )
 
 from resshift_jax.config import ModelConfig, PixelConfig, UNetConfig
+from resshift_jax.latent_model import backbone_shapes, first_stage_shapes, flatten, unflatten
 from resshift_jax.weights.mapping import (
     ConversionError,
-    first_stage_shapes,
-    flatten,
     released_state_dict,
     to_ours,
     to_torch,
     torch_shapes,
     unet_buffers,
-    unet_shapes,
-    unflatten,
 )
 from resshift_jax.weights.zoo import VQ_F4
 
@@ -60,7 +57,11 @@ def test_rules_are_one_to_one(config):
 
 @pytest.mark.parametrize(
     ("function", "config"),
-    [(unet_shapes, MINI_UNET), (first_stage_shapes, MINI_VQ), (first_stage_shapes, PixelConfig())],
+    [
+        (backbone_shapes, MINI_UNET),
+        (first_stage_shapes, MINI_VQ),
+        (first_stage_shapes, PixelConfig()),
+    ],
 )
 def test_shapes_are_traced_once_and_cannot_be_changed(function, config):
     assert function(replace(config)) is function(config)

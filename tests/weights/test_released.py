@@ -4,6 +4,7 @@ The models are small ones under the released names, served by this machine.
 """
 
 import json
+import logging
 import os
 import resource
 import shutil
@@ -83,14 +84,24 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def notices():
-    return []
+def notices(monkeypatch):
+    """The lines that loading logs."""
+    lines = []
+
+    class Listed(logging.Handler):
+        def emit(self, record):
+            lines.append(record.getMessage())
+
+    listed = Listed()
+    monkeypatch.setattr(released.logger, "handlers", [listed])
+    monkeypatch.setattr(released.logger, "level", logging.INFO)
+    return lines
 
 
 @pytest.fixture
 def load(notices):
-    """load_released, that takes note of what it says."""
-    return lambda *names, **kwargs: load_released(*names, **kwargs, notify=notices.append)
+    """load_released, of whose notices is taken note."""
+    return load_released
 
 
 @pytest.fixture
@@ -151,11 +162,11 @@ class TestFetching:
         assert fetched(server) == [FACE, STAGE]
         assert notices == [used]
 
-    def test_it_says_so_on_stderr_by_itself(self, capsys, cache):
-        load_released("faceir")
-        out, err = capsys.readouterr()
-        assert out == ""
-        first, second, third, last = err.splitlines()
+    def test_it_prints_nothing_by_itself_and_logs_what_is_used(self, capsys, cache, caplog):
+        with caplog.at_level(logging.INFO, "resshift_jax"):
+            load_released("faceir")
+        assert capsys.readouterr() == ("", "")
+        first, second, third, last = caplog.messages
         assert "non-commercial" in first
         assert second.startswith("fetching http")
         assert third.startswith("fetching http")
@@ -273,7 +284,7 @@ class TestWhichRelease:
         put(STAGE, *there)
         model = load("realsrx4")
         assert bias(model) == expected
-        assert model[0].chain.steps == (4 if expected == 2 else 15)
+        assert model[0].chain.num_timesteps == (4 if expected == 2 else 15)
         assert fetched(server) == ([] if expected < 2 or V3 in there else [V3])
 
     def test_a_converted_file_counts(self, load, put, cache, server):
@@ -305,10 +316,10 @@ class TestWhichRelease:
     @pytest.mark.parametrize(
         ("names", "words"),
         [
-            (["deblur"], "--task deblur: unknown, one of small, realsrx4, .*, realsr, bicsr$"),
-            (["realsrx4", "v4"], "--version v4: unknown for realsrx4, one of v1, v2, v3$"),
-            (["realsr", "v4"], "--version v4: unknown for realsrx4, one of v1, v2, v3$"),
-            (["faceir", "v1"], "--version v1: unknown for faceir, which has only one$"),
+            (["deblur"], "task=deblur: unknown, one of small, realsrx4, .*, realsr, bicsr$"),
+            (["realsrx4", "v4"], "version=v4: unknown for realsrx4, one of v1, v2, v3$"),
+            (["realsr", "v4"], "version=v4: unknown for realsrx4, one of v1, v2, v3$"),
+            (["faceir", "v1"], "version=v1: unknown for faceir, which has only one$"),
         ],
     )
     def test_what_is_not_released_is_named(self, load, server, names, words):
@@ -320,7 +331,7 @@ class TestWhichRelease:
     def test_what_users_train_is_not_fetched(self, load, server, cache, notices):
         with pytest.raises(FileNotFoundError) as caught:
             load("realsrx2")
-        for words in ("realsrx2", "trained by users", "--weights", f"put {X2}.pth into {cache}"):
+        for words in ("realsrx2", "trained by users", "weights=FILE", f"put {X2}.pth into {cache}"):
             assert words in one_line(caught)
         assert server.requests == []
         assert notices == []

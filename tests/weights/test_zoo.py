@@ -35,11 +35,11 @@ from resshift_jax.weights.zoo import (
 )
 def test_facts_of_each_file(file, steps, noise, scale, lq_size, channels, mask, stage):
     config = released_config(file)
-    assert (config.chain.steps, config.chain.min_noise_level) == (steps, noise)
+    assert (config.chain.num_timesteps, config.chain.min_noise_level) == (steps, noise)
     assert (config.chain.kappa, config.chain.power, config.chain.target) == (2.0, 0.3, "x0")
-    assert config.chain.one_step == (file == "SinSR_v1")
-    assert (config.scale, config.unet.condition_size) == (scale, lq_size)
-    assert (config.unet.latent_channels, config.unet.condition_mask) == (channels, mask)
+    assert (config.chain.sampler == "one_step") == (file == "SinSR_v1")
+    assert (config.scale, config.unet.cond_size) == (scale, lq_size)
+    assert (config.unet.latent_channels, config.unet.cond_mask) == (channels, mask)
     assert config.first_stage.name == stage
     assert config.unet.image_size == 64
     assert config.unet.window_mask == "released"
@@ -55,18 +55,23 @@ def test_files_are_named_once_and_tasks_name_them():
 
 @pytest.mark.parametrize(("version", "steps"), [("v1", 15), ("v2", 15), ("v3", 4)])
 def test_a_version_settles_the_steps(version, steps):
-    assert released_config("my_file", "realsrx4", version).chain.steps == steps
+    assert released_config("my_file", "realsrx4", version).chain.num_timesteps == steps
 
 
 @pytest.mark.parametrize(
     ("stem", "task", "version", "message"),
     [
-        ("my_file", None, None, "not the name of a released file.*--task.*realsrx4"),
-        ("my_file", None, "v3", "not the name of a released file.*--task.*realsrx4"),
-        ("my_file", "realsrx4", None, r"does not tell.*--version.*v1 \(15 steps\).*v3 \(4 steps\)"),
-        ("my_file", "realsrx4", "v4", "--version v4: unknown for realsrx4.*v1, v2, v3"),
-        ("my_file", "faceir", "v1", "--version v1: unknown for faceir"),
-        ("my_file", "deblur", None, "--task deblur: unknown, one of small, realsrx4"),
+        ("my_file", None, None, "not the name of a released file.*task=NAME.*realsrx4"),
+        ("my_file", None, "v3", "not the name of a released file.*task=NAME.*realsrx4"),
+        (
+            "my_file",
+            "realsrx4",
+            None,
+            r"does not tell.*version=NAME.*v1 \(15 steps\).*v3 \(4 steps\)",
+        ),
+        ("my_file", "realsrx4", "v4", "version=v4: unknown for realsrx4.*v1, v2, v3"),
+        ("my_file", "faceir", "v1", "version=v1: unknown for faceir"),
+        ("my_file", "deblur", None, "task=deblur: unknown, one of small, realsrx4"),
     ],
 )
 def test_names_that_settle_nothing(stem, task, version, message):
@@ -75,8 +80,8 @@ def test_names_that_settle_nothing(stem, task, version, message):
 
 
 def test_a_released_name_needs_no_version():
-    assert released_config("resshift_realsrx4_s4_v3", "realsrx4").chain.steps == 4
-    assert released_config("resshift_realsrx4_s15_v1", "realsrx4").chain.steps == 15
+    assert released_config("resshift_realsrx4_s4_v3", "realsrx4").chain.num_timesteps == 4
+    assert released_config("resshift_realsrx4_s15_v1", "realsrx4").chain.num_timesteps == 15
 
 
 @pytest.mark.parametrize(
@@ -90,7 +95,7 @@ def test_a_released_name_needs_no_version():
     ],
 )
 def test_names_that_contradict_each_other(stem, task, version):
-    with pytest.raises(UnknownModelError, match=r"its name is that of|--version v3: unknown"):
+    with pytest.raises(UnknownModelError, match=r"its name is that of|version=v3: unknown"):
         released_config(stem, task, version)
 
 
@@ -128,5 +133,5 @@ def test_the_original_names_of_tasks():
     assert released_config("my_file", "realsr", "v3") == released_config(
         "my_file", "realsrx4", "v3"
     )
-    assert released_config("resshift_realsrx4_s15_v1", "realsr").chain.steps == 15
+    assert released_config("resshift_realsrx4_s15_v1", "realsr").chain.num_timesteps == 15
     assert any_release("my_file", "bicsr").config.task == "bicsrx4"

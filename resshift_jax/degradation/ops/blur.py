@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from resshift_jax.degradation.config import BlurConfig, Range, SincConfig
 from resshift_jax.degradation.ops.canvas import Canvas
@@ -44,7 +45,7 @@ class Kernel(NamedTuple):
 
 
 def draw_blur(u: Numbers, config: BlurConfig) -> Kernel:
-    """The kernel of a blur, from eleven numbers."""
+    """The kernel of a blur; the order in which it draws is part of the result."""
     kind = jnp.where(happens(u, config.sinc), SINC, choice(u, config.kinds))
     size = odd(u, config.sizes)
     sigma, rotation = _draw_axes(u, config.sigma, _is_anisotropic(kind))
@@ -52,8 +53,9 @@ def draw_blur(u: Numbers, config: BlurConfig) -> Kernel:
     generalized_shape = around_one(u, config.generalized_shape)
     plateau_shape = around_one(u, config.plateau_shape)
     cutoff_wide, cutoff = uniform(u, config.sinc_cutoff_wide), uniform(u, config.sinc_cutoff)
+    used = happens(u, config.prob)
     return Kernel(
-        used=happens(u, config.prob),
+        used=used,
         kind=kind,
         size=size,
         sigma=sigma,
@@ -64,20 +66,21 @@ def draw_blur(u: Numbers, config: BlurConfig) -> Kernel:
 
 
 def draw_sinc(u: Numbers, config: SincConfig) -> Kernel:
-    """The kernel of a sinc filter, from three numbers."""
+    """The kernel of a sinc filter."""
+    used, size, cutoff = happens(u, config.prob), odd(u, config.sizes), uniform(u, config.cutoff)
     return Kernel(
-        used=happens(u, config.prob),
+        used=used,
         kind=jnp.int32(SINC),
-        size=odd(u, config.sizes),
+        size=size,
         sigma=jnp.ones(2, jnp.float32),
         rotation=jnp.float32(0),
         shape=jnp.float32(1),
-        cutoff=uniform(u, config.cutoff),
+        cutoff=cutoff,
     )
 
 
 def draw_gaussian(u: Numbers, size: int, sigma: Range, anisotropic: float) -> Kernel:
-    """A Gaussian kernel, anisotropic with a probability, from four numbers."""
+    """A Gaussian kernel, anisotropic with a probability."""
     kind = jnp.where(happens(u, anisotropic), ANISOTROPIC, ISOTROPIC)
     sigma_xy, rotation = _draw_axes(u, sigma, kind == ANISOTROPIC)
     return Kernel(
@@ -102,7 +105,7 @@ def _draw_axes(u: Numbers, sigma: Range, turned: Array) -> tuple[Array, Array]:
     return axes, jnp.where(turned, rotation, 0)
 
 
-def kernel_values(kernel: Kernel, side: int) -> Array:
+def kernel_values(kernel: Kernel, side: int) -> Float[Array, "k k"]:
     """(side, side) float32 of sum 1, zero outside the kernel's own size; side odd.
 
     With d = (column, row) from the centre, r its length and Q = d' S^-1 d: exp(-Q/2),
@@ -128,7 +131,7 @@ def _sinc(r: Array, cutoff: Array) -> Array:
     return jnp.where(r == 0, centre, cutoff * bessel_j1(cutoff * r) / (2 * np.pi * r))
 
 
-def bessel_j1(x: Array) -> Array:
+def bessel_j1(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """J_1(x) for x from 0 to 60, within 3e-7: Abramowitz and Stegun 9.4.4 and 9.4.6.
 
     jax.scipy.special.bessel_jn is a recurrence that gives NaN for large arguments.
@@ -159,14 +162,15 @@ def blur(canvas: Canvas, kernel: Kernel, side: int) -> Canvas:
 
     The same shape and size; edges are reflected, their pixels not repeated.
     """
-    return jax.lax.cond(
+    blurred: Canvas = jax.lax.cond(
         kernel.used,
         lambda: canvas._replace(planes=filter2d(canvas, kernel_values(kernel, side))),
         lambda: canvas,
     )
+    return blurred
 
 
-def filter2d(canvas: Canvas, kernel: Array) -> Array:
+def filter2d(canvas: Canvas, kernel: Float[Array, "k k"]) -> Float[Array, "3 H W"]:
     """The planes (3, H, W) of an image, correlated with a kernel (k, k), k odd, by Fourier.
 
     Edges are reflected, their pixels not repeated.
@@ -184,8 +188,8 @@ def filter2d(canvas: Canvas, kernel: Array) -> Array:
 def _reflected(length: int, valid: Array, radius: int) -> Array:
     """Which of the first `valid` of `length` pixels stand in the padded canvas, (length + 2r,)."""
     period = jnp.maximum(2 * (valid - 1), 1)
-    place = jnp.abs(jnp.arange(-radius, length + radius)) % period
-    return jnp.minimum(jnp.minimum(place, period - place), valid - 1)
+    index = jnp.abs(jnp.arange(-radius, length + radius)) % period
+    return jnp.minimum(jnp.minimum(index, period - index), valid - 1)
 
 
 def _fast_length(length: int) -> int:

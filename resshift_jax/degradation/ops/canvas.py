@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float
 
 T = TypeVar("T")
 
@@ -32,40 +33,22 @@ class Canvas(NamedTuple):
     width: Array
 
     @property
-    def inside(self) -> Array:
+    def inside(self) -> Bool[Array, "H W"]:
         """(H, W) bool: where the image is."""
         _, height, width = self.planes.shape
         rows, columns = jnp.arange(height) < self.height, jnp.arange(width) < self.width
         return rows[:, None] & columns[None, :]
 
 
-def from_image(image: Array) -> Canvas:
+def from_image(image: Float[Array, "H W 3"]) -> Canvas:
     """An image (H, W, 3) as a canvas that it fills."""
     height, width, _ = image.shape
     return Canvas(image.transpose(2, 0, 1), jnp.int32(height), jnp.int32(width))
 
 
-def to_image(canvas: Canvas) -> Array:
+def to_image(canvas: Canvas) -> Float[Array, "H W 3"]:
     """The whole canvas as an image (H, W, 3)."""
     return canvas.planes.transpose(1, 2, 0)
-
-
-def in_unit_range(images: Array) -> Array:
-    """uint8 images as float32 in [0, 1]; those of floating point as they are, in float32.
-
-    Raises:
-        ValueError: images of whole numbers other than uint8.
-    """
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images of {images.dtype} given, uint8 or floats in [0, 1] needed")
-    return images.astype(jnp.float32)
-
-
-def to_8_bits(images: Array) -> Array:
-    """Images clipped to [0, 1] and rounded to multiples of 1/255."""
-    return jnp.clip(jnp.round(255 * images), 0, 255) / 255
 
 
 def canvas_shape(size: tuple[int, int], factor: float) -> tuple[int, int]:
@@ -90,7 +73,8 @@ def on_canvas(
     factors = [*(some for some in smaller if some < greatest), greatest]
     branches = [partial(function, canvas_shape((height, width), some)) for some in factors]
     index = sum((factor > some for some in factors[:-1]), jnp.int32(0))
-    return jax.lax.switch(index, branches, canvas)
+    result: T = jax.lax.switch(index, branches, canvas)
+    return result
 
 
 def for_each_image(

@@ -4,6 +4,9 @@
 takes qualities that are not whole; `compress_as_libjpeg` is what ordinary programs do.
 """
 
+from collections.abc import Sequence
+from typing import cast
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -33,8 +36,8 @@ _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
 
 def _cosines() -> np.ndarray:
     """(64, 64): the orthonormal DCT of an 8x8 block whose pixels are row-major."""
-    frequency, place = np.arange(8)[:, None], np.arange(8)
-    one = np.cos((2 * place + 1) * frequency * np.pi / 16) / 2
+    frequency, index = np.arange(8)[:, None], np.arange(8)
+    one = np.cos((2 * index + 1) * frequency * np.pi / 16) / 2
     one[0] /= np.sqrt(2)
     return np.kron(one, one).astype(np.float32)
 
@@ -104,8 +107,9 @@ def _to_canvas(canvas: Canvas, rgb: list[Array]) -> Canvas:
     return canvas._replace(planes=jnp.clip(jnp.stack(rgb)[:, :height, :width] / 255, 0, 1))
 
 
-def _mix(matrix: np.ndarray, planes) -> list[Array]:
-    return [sum(float(w) * plane for w, plane in zip(row, planes, strict=True)) for row in matrix]
+def _mix(matrix: np.ndarray, planes: Sequence[Array] | Array) -> list[Array]:
+    weighted = ((float(w) * plane for w, plane in zip(row, planes, strict=True)) for row in matrix)
+    return [cast(Array, sum(row)) for row in weighted]
 
 
 def _quantise(

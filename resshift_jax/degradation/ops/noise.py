@@ -1,6 +1,6 @@
 """Noise: Gaussian or Poisson, of each channel or grey, on an image in [0, 1].
 
-A pixel's noise depends on the key, its place and its channel, never on the size of the canvas.
+A pixel's noise depends on the key, its position and its channel, never on the size of the canvas.
 """
 
 from functools import partial
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Bool, Float, Key, UInt32
 
 from resshift_jax.degradation.config import NoiseConfig
 from resshift_jax.degradation.ops.canvas import Canvas
@@ -35,15 +36,11 @@ class Noise(NamedTuple):
     scale: Array
 
 
-def draw_noise(u: Numbers, key: Array, config: NoiseConfig) -> Noise:
-    """Noise whose values come from the key, and all else from four numbers."""
-    return Noise(
-        key=key,
-        gaussian=happens(u, config.gaussian_prob),
-        grey=happens(u, config.grey_prob),
-        sigma=uniform(u, config.gaussian_sigma),
-        scale=uniform(u, config.poisson_scale),
-    )
+def draw_noise(u: Numbers, key: Key[Array, ""], config: NoiseConfig) -> Noise:
+    """Noise whose values come from the key, and all else from numbers."""
+    gaussian, grey = happens(u, config.gaussian_prob), happens(u, config.grey_prob)
+    sigma, scale = uniform(u, config.gaussian_sigma), uniform(u, config.poisson_scale)
+    return Noise(key, gaussian, grey, sigma, scale)
 
 
 def add_noise(canvas: Canvas, noise: Noise) -> Canvas:
@@ -62,23 +59,27 @@ def add_noise(canvas: Canvas, noise: Noise) -> Canvas:
     def draw_plane(channel: Array, level: Array) -> Array:
         z, normal = _draw_normal(noise.key, channel, level.shape)
         rate = level / 255 * v
-        return jax.lax.cond(
+        values: Array = jax.lax.cond(
             noise.gaussian,
             lambda: noise.sigma / 255 * normal,
             lambda: noise.scale * (poisson(rate, z, normal) - rate) / v,
         )
+        return values
 
     def draw_needed_plane(args: tuple[Array, Array]) -> Array:
         channel, level = args
         is_needed = (channel == 0) | ~noise.grey
-        return jax.lax.cond(is_needed, lambda: draw_plane(*args), lambda: jnp.zeros_like(level))
+        values: Array = jax.lax.cond(
+            is_needed, lambda: draw_plane(*args), lambda: jnp.zeros_like(level)
+        )
+        return values
 
     values = jax.lax.map(draw_needed_plane, (jnp.arange(len(planes)), levels))
     values = jnp.where(noise.grey, values[:1], values)
     return canvas._replace(planes=jnp.clip(planes + values, 0, 1))
 
 
-def add_gaussian(canvas: Canvas, key: Array, sigma: Array) -> Canvas:
+def add_gaussian(canvas: Canvas, key: Key[Array, ""], sigma: Float[Array, ""]) -> Canvas:
     """The image with Gaussian noise of each channel, clipped to [0, 1].
 
     sigma: its standard deviation, in grey levels of 255, scalar.
@@ -95,8 +96,8 @@ def _draw_normal(key: Array, channel: Array, shape: tuple[int, ...]) -> tuple[Ar
     return z, np.float32(np.sqrt(2)) * jax.lax.erf_inv(z)
 
 
-def symmetric_uniform(key: Array, shape: tuple[int, ...]) -> Array:
-    """Evenly in (-1, 1), float32 (H, W); a value depends on its place alone, not on the shape.
+def symmetric_uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "h w"]:
+    """Evenly in (-1, 1), float32 (H, W); a value depends on its position alone, not on the shape.
 
     sqrt(2) erf_inv of it is normally distributed.
     """
@@ -113,7 +114,9 @@ NORMAL_FROM = 8.0  # mean from which Poisson's distribution is taken from the no
 _TERMS = 28  # Poisson(8) exceeds this once in 10^8
 
 
-def poisson(rate: Array, z: Array, normal: Array) -> Array:
+def poisson(
+    rate: Float[Array, "*s"], z: Float[Array, "*s"], normal: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
     """Whole numbers that follow Poisson's distribution.
 
     Args:
@@ -138,7 +141,7 @@ def poisson(rate: Array, z: Array, normal: Array) -> Array:
     return jnp.where(rate < NORMAL_FROM, small, jnp.maximum(large, 0))
 
 
-def count_distinct(levels: Array, inside: Array) -> Array:
+def count_distinct(levels: UInt32[Array, "c h w"], inside: Bool[Array, "h w"]) -> UInt32[Array, ""]:
     """How many of the values 0..255 occur in (C, H, W) uint32 levels, where `inside` (H, W).
 
     Each value has its bit in one of eight words, which are joined by a logical or: less work than

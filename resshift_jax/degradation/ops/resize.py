@@ -28,7 +28,7 @@ class Resize(NamedTuple):
 
 
 def draw_resize(u: Numbers, config: ResizeConfig) -> Resize:
-    """A resizing by a random factor, from four numbers."""
+    """A resizing by a random factor."""
     change = choice(u, (config.up_prob, config.down_prob, 1 - config.up_prob - config.down_prob))
     factors = jnp.stack([uniform(u, config.up), uniform(u, config.down), jnp.float32(1)])
     return Resize(factor=factors[change], mode=draw_mode(u))
@@ -85,21 +85,21 @@ def _matrix(
     No antialiasing. Area is the mean of [floor(i n / m), ceil((i + 1) n / m)).
     """
     i, j = jnp.arange(new_length)[:, None], jnp.arange(length)[None, :]
-    place = (i.astype(jnp.float32) + 0.5) * step.astype(jnp.float32) - 0.5
+    position = (i.astype(jnp.float32) + 0.5) * step.astype(jnp.float32) - 0.5
 
     def area() -> Array:
         start, end = i * n // m, -(-(i + 1) * n // m)
         return jnp.where((start <= j) & (j < end), 1 / (end - start).astype(jnp.float32), 0)
 
     def bilinear() -> Array:
-        return jnp.maximum(1 - jnp.abs(jnp.clip(place, 0, n - 1) - j), 0)
+        return jnp.maximum(1 - jnp.abs(jnp.clip(position, 0, n - 1) - j), 0)
 
     def bicubic() -> Array:
-        below = jnp.floor(place)
+        below = jnp.floor(position)
         matrix = jnp.zeros((new_length, length), jnp.float32)
         for tap in range(-1, 3):
             edge = jnp.clip(below + tap, 0, n - 1)  # edges are repeated
-            matrix += jnp.where(edge == j, cubic(place - below - tap, CUBIC_A), 0)
+            matrix += jnp.where(edge == j, cubic(position - below - tap, CUBIC_A), 0)
         return matrix
 
     kinds = (area, bilinear, bicubic)

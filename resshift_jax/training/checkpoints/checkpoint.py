@@ -6,6 +6,7 @@ it is complete and on the disk; what a killed process leaves never has the name 
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from resshift_jax.files import printable
+from resshift_jax.console import printable
 from resshift_jax.training.checkpoints.folder import (
     NONE,
     SAVING,
@@ -44,6 +45,8 @@ from resshift_jax.training.checkpoints.orbax_arrays import (
     reason,
 )
 
+logger = logging.getLogger(__name__)
+
 _FAILED = -2  # instead of a step
 _SLOWEST = 3600 * 1000  # milliseconds that processes wait for the first one's manifest
 
@@ -54,12 +57,13 @@ class Checkpoints:
     Args:
         folder: where they are; made by the first save. All processes see the same one.
         keep: so many of the newest sound ones stay, at least 2.
-        notify: given one line on each checkpoint that cannot be used.
+
+    Checkpoints that cannot be used are logged.
     """
 
-    def __init__(self, folder: Path, *, keep: int = 3, notify: Callable[[str], None] = print):
+    def __init__(self, folder: Path, *, keep: int = 3):
         hush_orbax()
-        self.folder, self.keep, self.notify = folder.absolute(), max(keep, 2), notify
+        self.folder, self.keep = folder.absolute(), max(keep, 2)
         self._is_first = jax.process_index() == 0
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._saving: Future[None] | None = None
@@ -111,18 +115,18 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for the last save and ends what runs in the background.
 
-        It is for `finally`, and raises nothing: `notify` gets what `wait` would have raised.
+        It is for `finally`, and raises nothing: what `wait` would have raised is logged.
         """
         try:
             self.wait()
         except CheckpointError as e:
-            self.notify(str(e))
+            logger.error("%s", e)
         self._thread.shutdown()
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         """The newest step whose checkpoint is sound, every byte of it, and its meta.
 
-        None if there are no checkpoints at all. `notify` is told of those that are passed over.
+        None if there are no checkpoints at all. Those that are passed over are logged.
 
         Raises:
             CheckpointError: there are checkpoints, but none is sound.
@@ -130,7 +134,7 @@ class Checkpoints:
         step, error = NONE, None
         if self._is_first:
             try:
-                step, self._damaged = newest_sound(self.folder, self.notify)
+                step, self._damaged = newest_sound(self.folder)
             except OSError as e:
                 step, error = _FAILED, e
         if jax.process_count() > 1:
@@ -197,7 +201,7 @@ class Checkpoints:
 
 
 def read_part(
-    folder: Path, part: str, step: int | None = None, notify: Callable[[str], None] = print
+    folder: Path, part: str, step: int | None = None
 ) -> tuple[int, dict[str, Any], dict[str, np.ndarray]]:
     """One part of a state, without the others: of the newest sound checkpoint, or that of a step.
 
@@ -206,7 +210,6 @@ def read_part(
     Args:
         folder: where the checkpoints are.
         part: name of a field of the state: "ema".
-        notify: given one line on each checkpoint that cannot be used.
 
     Returns:
         The step; its meta; {path within the part, "a/b/c": array, of the dtype it was saved in}.
@@ -218,7 +221,7 @@ def read_part(
     hush_orbax()
     folder = folder.absolute()
     if step is None:
-        step, _ = newest_sound(folder, notify)
+        step, _ = newest_sound(folder)
         if step == NONE:
             raise FileNotFoundError(f"{folder}: no checkpoints there")
     elif step not in steps(folder):

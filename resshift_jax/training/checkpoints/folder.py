@@ -1,14 +1,17 @@
 """A folder of checkpoints in: which of them are sound, which go, and what a new one replaces."""
 
+import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
-from resshift_jax.files import printable
+from resshift_jax.console import printable
 from resshift_jax.training.checkpoints.manifest import find_damage, sync_folder
+
+logger = logging.getLogger(__name__)
 
 SAVING, _REPLACED = ".saving", ".replaced"
 NONE = -1  # instead of a step
@@ -18,8 +21,10 @@ class CheckpointError(OSError):
     """A checkpoint that cannot be written or read; one line that names it and says what to do."""
 
 
-def newest_sound(folder: Path, notify: Callable[[str], None]) -> tuple[int, set[int]]:
+def newest_sound(folder: Path) -> tuple[int, set[int]]:
     """The newest step that is sound, or NONE where there are no checkpoints; damaged newer ones.
+
+    The damaged ones are logged.
 
     Raises:
         CheckpointError: there are checkpoints, but none is sound.
@@ -29,7 +34,8 @@ def newest_sound(folder: Path, notify: Callable[[str], None]) -> tuple[int, set[
         damage = find_damage(folder / str(step))
         if damage is None:
             for newer, what in damaged.items():
-                notify(printable(f"{folder / str(newer)}: {what}; going back to step {step}"))
+                line = f"{folder / str(newer)}: {what}; going back to step {step}"
+                logger.warning("%s", printable(line))
             return step, set(damaged)
         damaged[step] = damage
     if damaged:

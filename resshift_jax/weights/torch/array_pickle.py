@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from resshift_jax.files import printable
+from resshift_jax.console import printable
 from resshift_jax.weights.torch.file import WeightFileError
 
 # All that such a file needs. What is not here could reserve memory that the file does not fill
@@ -31,7 +31,7 @@ _OPCODES = {
 class _Float32:
     """Stands for numpy.dtype("f4")."""
 
-    def __init__(self, code: Any, *_):
+    def __init__(self, code: Any, *_: Any):
         if code != "f4":
             found = f", {code[:10]!r} found" if isinstance(code, str) else ""
             raise pickle.UnpicklingError(f"float32 ('f4') expected{found}")

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from resshift_jax.files import printable, written_whole
+from resshift_jax.console import printable
+from resshift_jax.files import written_whole
 from resshift_jax.weights.torch import legacy as torch_legacy
 from resshift_jax.weights.torch.pickle import (
     STORAGE_DTYPES,

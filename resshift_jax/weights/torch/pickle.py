@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from resshift_jax.files import printable
+from resshift_jax.console import printable
 
 STORAGE_DTYPES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype(np.float32),

@@ -1,5 +1,7 @@
 """Kernels and filtering against the published operators, and Bessel's function against itself."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +9,14 @@ import pytest
 from conftest import assert_close, golden
 from data_checks import assert_even, assert_share, on_larger_canvas
 
-from resshift_jax.degradation.config import TEST_SET, BlurConfig, DegradationConfig, SincConfig
+from resshift_jax.degradation.config import TEST_SET, BlurConfig, RealEsrganConfig, SincConfig
 from resshift_jax.degradation.ops import blur
 from resshift_jax.degradation.ops.blur import Kernel
 from resshift_jax.degradation.ops.canvas import Canvas, from_image
-from resshift_jax.degradation.ops.draws import numbers
+from resshift_jax.degradation.ops.draws import with_numbers
 
 DRAWS = 2000
+TRAINING = RealEsrganConfig()
 
 
 def make_kernel(kind, size, sigma=(1.0, 1.0), rotation=0.0, shape=1.0, cutoff=3.0):
@@ -110,13 +113,20 @@ def test_an_image_that_is_not_blurred_is_left_alone():
 def draw_kernels(config: BlurConfig) -> Kernel:
     keys = jax.random.split(jax.random.key(1), DRAWS)
     return jax.tree.map(
-        np.asarray, jax.jit(jax.vmap(lambda key: blur.draw_blur(numbers(key, 11), config)))(keys)
+        np.asarray,
+        jax.jit(jax.vmap(lambda key: with_numbers(key, partial(blur.draw_blur, config=config))))(
+            keys
+        ),
     )
 
 
 @pytest.mark.parametrize(
     "config",
-    [DegradationConfig().first.blur, DegradationConfig().second.blur, TEST_SET.first.blur],
+    [
+        RealEsrganConfig().first_round.blur,
+        RealEsrganConfig().second_round.blur,
+        TEST_SET.first_round.blur,
+    ],
     ids=["first", "second", "test set"],
 )
 def test_statistics_of_blurs(config):
@@ -161,7 +171,7 @@ def test_statistics_of_shapes():
 def test_statistics_of_the_last_filter():
     config = SincConfig()
     keys = jax.random.split(jax.random.key(2), DRAWS)
-    drawn = jax.vmap(lambda key: blur.draw_sinc(numbers(key, 3), config))(keys)
+    drawn = jax.vmap(lambda key: with_numbers(key, partial(blur.draw_sinc, config=config)))(keys)
     assert (np.asarray(drawn.kind) == blur.SINC).all()
     assert_share(drawn.used, 0.8)
     for size in (3, 5, 7, 9, 11, 13):

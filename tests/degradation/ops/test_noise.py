@@ -9,11 +9,12 @@ import pytest
 from conftest import assert_close
 from data_checks import assert_even, assert_share, on_larger_canvas
 
-from resshift_jax.degradation.config import TEST_SET, DegradationConfig
+from resshift_jax.degradation.config import TEST_SET, RealEsrganConfig
 from resshift_jax.degradation.ops import noise
 from resshift_jax.degradation.ops.canvas import from_image
-from resshift_jax.degradation.ops.draws import numbers
+from resshift_jax.degradation.ops.draws import with_numbers
 
+TRAINING = RealEsrganConfig()
 SIDE = 512
 add_noise = jax.jit(noise.add_noise)
 
@@ -173,12 +174,18 @@ def test_distinct_values_are_counted_inside_the_image_alone(low, high):
 
 @pytest.mark.parametrize(
     "config",
-    [DegradationConfig().first.noise, DegradationConfig().second.noise, TEST_SET.first.noise],
+    [
+        TRAINING.first_round.noise,
+        TRAINING.second_round.noise,
+        TEST_SET.first_round.noise,
+    ],
     ids=["first", "second", "test set"],
 )
 def test_statistics(config):
     keys = jax.random.split(jax.random.key(4), 2000)
-    drawn = jax.vmap(lambda key: noise.draw_noise(numbers(key, 4), key, config))(keys)
+    drawn = jax.vmap(lambda key: with_numbers(key, lambda u: noise.draw_noise(u, key, config)))(
+        keys
+    )
     assert_share(drawn.gaussian, config.gaussian_prob)
     assert_share(drawn.grey, config.grey_prob)
     assert_share(np.asarray(drawn.grey)[np.asarray(drawn.gaussian)], config.grey_prob)

@@ -1,5 +1,7 @@
 """Resizing by random factors against the published operators, and how often each is drawn."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,12 @@ import pytest
 from conftest import assert_close, golden
 from data_checks import assert_even, assert_share, on_larger_canvas
 
-from resshift_jax.degradation.config import TEST_SET, DegradationConfig
+from resshift_jax.degradation.config import TEST_SET, RealEsrganConfig
 from resshift_jax.degradation.ops import resize
 from resshift_jax.degradation.ops.canvas import from_image, to_image
-from resshift_jax.degradation.ops.draws import numbers
+from resshift_jax.degradation.ops.draws import with_numbers
 
+TRAINING = RealEsrganConfig()
 NAMES = {resize.AREA: "area", resize.BILINEAR: "bilinear", resize.BICUBIC: "bicubic"}
 
 resize_by = jax.jit(resize.resize_by, static_argnums=3)
@@ -55,12 +58,18 @@ def test_the_same_size_is_the_image_itself(mode):
 
 @pytest.mark.parametrize(
     "config",
-    [DegradationConfig().first.resize, DegradationConfig().second.resize, TEST_SET.first.resize],
+    [
+        TRAINING.first_round.resize,
+        TRAINING.second_round.resize,
+        TEST_SET.first_round.resize,
+    ],
     ids=["first", "second", "test set"],
 )
 def test_statistics(config):
     keys = jax.random.split(jax.random.key(3), 2000)
-    drawn = jax.vmap(lambda key: resize.draw_resize(numbers(key, 4), config))(keys)
+    drawn = jax.vmap(lambda key: with_numbers(key, partial(resize.draw_resize, config=config)))(
+        keys
+    )
     factor, mode = np.asarray(drawn.factor), np.asarray(drawn.mode)
     assert_share(factor > 1, config.up_prob)
     assert_share(factor < 1, config.down_prob)
