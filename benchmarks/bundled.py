@@ -35,7 +35,6 @@ from resshift_jax.restore import restore
 
 PEER = "Real-ESRGAN x4plus"
 PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.png"
-SAMPLE = Path(__file__).parents[1] / "sample.py"
 
 
 def real_esrgan() -> Callable[[np.ndarray], np.ndarray] | None:
@@ -66,12 +65,12 @@ def real_esrgan() -> Callable[[np.ndarray], np.ndarray] | None:
 def gflop(model: resshift_jax.Model, image: np.ndarray) -> float:
     lq = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
     keys = jax.random.split(jax.random.key(0), 1)
-    return count_flops(partial(restore, config=model.config), model.params, lq, keys) / 1e9
+    return count_flops(partial(restore, model.latent_model), model.params, lq, keys) / 1e9
 
 
 def command_seconds(cache: Path, out: Path) -> float:
     """From the start of Python to the PNG."""
-    command = [sys.executable, str(SAMPLE), "-i", str(PHOTO), "-o", str(out)]
+    command = [sys.executable, "-m", "resshift_jax", "restore", "-i", str(PHOTO), "-o", str(out)]
     start = time.perf_counter()
     subprocess.run([*command, "--cache", str(cache)], check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start

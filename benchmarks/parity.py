@@ -8,22 +8,21 @@ the Euclidean norm; of images also the mean and the greatest difference, in grey
 import argparse
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import DTypeLike
 
 import resshift_jax
 from benchmarks.timing import describe_machine, write_json
 from resshift_jax.cli import convert
 from resshift_jax.config import ModelConfig
-from resshift_jax.nn.autoencoder import first_stage
-from resshift_jax.nn.unet import SwinUNet
-from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, matmul_precision
+from resshift_jax.latent_model import Cond, LatentModel, Params
+from resshift_jax.platform import COMPUTE_DTYPES, Compute, compiler_options, matmul_precision
 from resshift_jax.restore import restore
 from resshift_jax.weights import stand_in
 
@@ -49,27 +48,22 @@ def load(folder: Path) -> resshift_jax.Model:
     return resshift_jax.load(target, dtype=np.float32)
 
 
-def parts(model: resshift_jax.Model, dtype: DTypeLike) -> dict[str, Callable]:
+def parts(config: ModelConfig, dtype: np.dtype) -> dict[str, Callable]:
     """Name -> a function of the parameters, the LQ image and a latent."""
-    config = model.config
-    unet, stage = SwinUNet(config.unet, dtype), first_stage(config.first_stage, dtype)
+    model = LatentModel(config, Compute(dtype))
     step, keys = jnp.full((1,), 7, jnp.int32), jax.random.split(jax.random.key(2), 1)
 
-    def decode(params, lq, latent, quantize):
+    def unquantized(params: Params, lq: Array, latent: Array) -> Array:
         weights = {"params": params["first_stage"]}
-        return stage.apply(weights, latent, quantize, method="decode")
-
-    def encode(params, lq, latent):
-        image = jnp.repeat(jnp.repeat(lq, 4, 1), 4, 2)
-        return stage.apply({"params": params["first_stage"]}, image, method="encode")
+        return model.first_stage.apply(weights, latent, quantize=False, method="decode")
 
     return {
-        "U-Net step": lambda p, lq, x: unet.apply({"params": p["unet"]}, x, step, lq),
-        "encode": encode,
-        "decode": partial(decode, quantize=True),
-        "decode, unquantized": partial(decode, quantize=False),
+        "U-Net step": lambda p, lq, x: model.predict(p, x, step, Cond(lq, None)),
+        "encode": lambda p, lq, x: model.encode(p, jnp.repeat(jnp.repeat(lq, 4, 1), 4, 2)),
+        "decode": lambda p, lq, x: model.decode(p, x),
+        "decode, unquantized": unquantized,
         f"restore, {config.chain.num_timesteps} steps": lambda p, lq, x: restore(
-            p, lq, keys, config=config, dtype=dtype
+            model, p, lq, keys
         ),
     }
 
@@ -97,9 +91,10 @@ def main(argv: list[str] | None = None) -> None:
     cpu, device = jax.devices("cpu")[0], jax.devices()[0]
 
     rows = []
-    expected = {k: run(f, np.float32, cpu, inputs) for k, f in parts(model, np.float32).items()}
+    float32 = COMPUTE_DTYPES["float32"]
+    expected = {k: run(f, float32, cpu, inputs) for k, f in parts(model.config, float32).items()}
     for name, dtype in COMPUTE_DTYPES.items():
-        for part, function in parts(model, dtype).items():
+        for part, function in parts(model.config, dtype).items():
             got, wanted = run(function, dtype, device, inputs), expected[part]
             row = Row(part, name, float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted)))
             if got.shape[1] > args.size:

@@ -19,10 +19,11 @@ import resshift_jax
 from benchmarks.timing import (
     MATMUL_SIDE,
     describe_machine,
+    gflop,
     interleaved,
     matmul_program,
     peak_gib,
-    published_gflop,
+    published,
     timed,
     write_json,
 )
@@ -30,16 +31,9 @@ from resshift_jax.cli import convert
 from resshift_jax.config import ModelConfig
 from resshift_jax.image_io.folders import File
 from resshift_jax.image_io.photo import Photo, write_photo
-from resshift_jax.inference.batching import Settings
 from resshift_jax.inference.files import Outcome, restore_files
-from resshift_jax.nn.autoencoder import first_stage
-from resshift_jax.nn.unet import SwinUNet
-from resshift_jax.platform import (
-    COMPUTE_DTYPES,
-    compiler_options,
-    default_dtype,
-    matmul_precision,
-)
+from resshift_jax.latent_model import Cond, LatentModel
+from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, default_dtype
 from resshift_jax.restore import restore
 from resshift_jax.weights import stand_in
 
@@ -60,7 +54,7 @@ class Row:
     programs: int | None = None
 
 
-def prepare(folder: Path, rows: list[Row], dtype) -> resshift_jax.Model:
+def prepare(folder: Path, rows: list[Row], dtype: np.dtype) -> resshift_jax.Model:
     """Weights on disk, converted and loaded, with the time that each took."""
     stand_in.write(folder, "resshift_realsrx4_s15_v2", ModelConfig())
     source, target = folder / "resshift_realsrx4_s15_v2.pth", folder / "realsr.safetensors"
@@ -72,16 +66,29 @@ def prepare(folder: Path, rows: list[Row], dtype) -> resshift_jax.Model:
     return model
 
 
+def functions_of(model: LatentModel, steps: int) -> dict[str, Callable]:
+    """Name of a part -> a function of the parameters, the LQ image, an image, a latent and keys."""
+    t = jnp.zeros((1,), jnp.int32)
+    return {
+        "U-Net step": lambda p, lq, image, z, keys: model.predict(p, z, t, Cond(lq, None)),
+        "encode": lambda p, lq, image, z, keys: model.encode(p, image),
+        "decode": lambda p, lq, image, z, keys: model.decode(p, z),
+        f"restore, {steps} steps": lambda p, lq, image, z, keys: restore(
+            model, p, lq, keys, sampling_steps=steps
+        ),
+    }
+
+
 def tiled_image(model: resshift_jax.Model, side: int, steps: int) -> Callable[[], np.ndarray]:
     """Restores an image of 3 by 2 tiles."""
     image = np.random.default_rng(0).integers(0, 256, (side * 3 // 2, 2 * side, 3), dtype=np.uint8)
-    return lambda: model(image, chop_size=side, steps=steps)
+    return lambda: model(image, chop_size=side, sampling_steps=steps)
 
 
 def folder_of_sizes(model: resshift_jax.Model, side: int, steps: int, rows: list[Row]) -> None:
     """Restores files of 20 sizes, none of them twice, with what is compiled for them and again."""
-    settings = Settings(steps=steps)
-    programs = model.programs(settings)
+    options = resshift_jax.RestoreOptions(sampling_steps=steps)
+    programs = model.programs(options)
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         files = []
@@ -93,7 +100,7 @@ def folder_of_sizes(model: resshift_jax.Model, side: int, steps: int, rows: list
         for run in ("first", "again"):
             count = programs.count
             outcomes: list[Outcome] = []
-            work = partial(restore_files, model, files, settings, report=outcomes.append)
+            work = partial(restore_files, model, files, options, report=outcomes.append)
             seconds, _ = timed(work)
             assert not any(outcome.error for outcome in outcomes)
             part = f"folder of 20 sizes, {steps} steps, {run}"
@@ -112,49 +119,35 @@ def main() -> None:
     dtype = COMPUTE_DTYPES[args.dtype]
     with tempfile.TemporaryDirectory() as folder:
         model = prepare(Path(folder), rows, dtype)
-    config, params, side = model.config, model.params, args.size
-    unet, stage = SwinUNet(config.unet, dtype), first_stage(config.first_stage, dtype)
-    weights = {"params": params["first_stage"]}
-
+    latent_model, steps, side = model.latent_model, model.config.chain.num_timesteps, args.size
     lq = jax.random.uniform(jax.random.key(0), (1, side, side, 3), minval=-1, maxval=1)
     image = jax.image.resize(lq, (1, 4 * side, 4 * side, 3), "nearest")
     latent = jax.random.normal(jax.random.key(1), (1, side, side, 3))
-    step = jnp.zeros((1,), jnp.int32)
-    keys = jax.random.split(jax.random.key(2), 1)
+    inputs = model.params, lq, image, latent, jax.random.split(jax.random.key(2), 1)
 
-    def unet_step(p, x, t, y):
-        return unet.apply({"params": p}, x, t, y)
-
-    functions: dict[str, tuple[Callable, tuple]] = {
-        "U-Net step": (unet_step, (params["unet"], latent, step, lq)),
-        "encode": (partial(stage.apply, method="encode"), (weights, image)),
-        "decode": (partial(stage.apply, method="decode"), (weights, latent)),
-        f"restore, {config.chain.num_timesteps} steps": (
-            partial(restore, config=config, dtype=dtype),
-            (params, lq, keys),
-        ),
-    }
-    # Tiles cost what an image of their size does: the rest of the time is cutting and blending.
-    tile = partial(restore, config=config, dtype=dtype, sampling_steps=FEW_STEPS)
-    tiled = tiled_image(model, side, FEW_STEPS)
-    parts, gflop = {}, {}
-    with jax.default_matmul_precision(matmul_precision(dtype)):
-        for name, (function, inputs) in functions.items():
+    parts: dict[str, tuple[Callable, tuple]] = {}
+    work = {}
+    with latent_model.precision():
+        as_published = functions_of(published(latent_model), steps)
+        for name, function in functions_of(latent_model, steps).items():
             jitted = jax.jit(function, compiler_options=compiler_options())
-            gflop[name] = published_gflop(function, *inputs)
-            seconds, compiled = timed(lambda f=jitted, a=inputs: f.lower(*a).compile())
+            work[name] = gflop(as_published[name], *inputs)
+            seconds, compiled = timed(lambda f=jitted: f.lower(*inputs).compile())
             rows.append(Row(f"compile {name}", seconds))
             timed(compiled, *inputs)
             parts[name] = compiled, inputs
+        # Tiles cost what an image of their size does: the rest is cutting and blending.
         name = f"6 tiles, {FEW_STEPS} steps"
-        gflop[name] = 6 * published_gflop(tile, params, lq, keys)
+        tile = functions_of(published(latent_model), FEW_STEPS)[f"restore, {FEW_STEPS} steps"]
+        work[name] = 6 * gflop(tile, *inputs)
+        tiled = tiled_image(model, side, FEW_STEPS)
         tiled()
         parts[name] = tiled, ()
         matmul = matmul_program(dtype)
         timed(matmul)
     best, best_matmul = interleaved(parts, matmul, args.rounds)
     rate = 2 * MATMUL_SIDE**3 / best_matmul / 1e9
-    rows += [Row(k, s, gflop[k], gflop[k] / s / rate) for k, s in best.items()]
+    rows += [Row(k, s, work[k], work[k] / s / rate) for k, s in best.items()]
     folder_of_sizes(model, side, FEW_STEPS, rows)
 
     summary = {

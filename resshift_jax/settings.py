@@ -182,10 +182,13 @@ def _convert_choice(hint: Any, table: Mapping[str, Any], value: Any, where: str)
                 raise ConfigError(f"{where}.{unknown(name, table, 'key')}")
         (_, item) = typing.get_args(hint)
         return {name: _convert(item, v, f"{where}.{name}") for name, v in value.items()}
-    kind = value.get("kind") if isinstance(value, dict) else None
+    values = {} if value is None else value
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {value!r} given, a group of settings needed")
+    kind = values.get("kind")
     if not isinstance(kind, str) or kind not in table:
         raise ConfigError(f"{where}.kind: {kind!r} given, one of {', '.join(table)} needed")
-    return from_dict(table[kind].settings, value, f"{where}.")
+    return from_dict(table[kind].settings, values, f"{where}.")
 
 
 def _convert_tuple(item: Any, second: Any, value: Any, where: str) -> tuple:

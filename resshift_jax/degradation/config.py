@@ -231,14 +231,14 @@ TEST_SET = RealEsrganConfig(
     first_round=RoundConfig(
         blur=BlurConfig(
             sizes=(3, 11), sigma=(0.2, 0.8), isotropic=0.6, anisotropic=0.4,
-            generalized_isotropic=0, generalized_anisotropic=0, plateau_isotropic=0,
-            plateau_anisotropic=0,
+            generalized_isotropic=0.0, generalized_anisotropic=0.0, plateau_isotropic=0.0,
+            plateau_anisotropic=0.0,
         ),
         resize=ResizeConfig(down=(0.5, 1.0)),
         noise=NoiseConfig(gaussian_sigma=(1.0, 15.0), poisson_scale=(0.05, 0.3)),
     ),
     first_jpeg=(70.0, 95.0),
-    second_round_prob=0,
+    second_round_prob=0.0,
     sinc=SincConfig(prob=0.2, sizes=(3, 5)),
     jpeg=(80.0, 100.0),
 )  # fmt: skip

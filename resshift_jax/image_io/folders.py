@@ -200,9 +200,10 @@ def name_outputs(
 
 
 def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
-    """The mask of an image: `mask_path` itself, or in that folder the file of the image's path below `root`.
+    """The mask of an image: `mask_path` itself, or of a folder the file at the image's path.
 
-    A file there of the image's full name is preferred to one of its stem and another suffix.
+    That path is the image's own below `root`. A file of the image's full name is preferred to one
+    of its stem and another suffix.
 
     Raises:
         ImageFileError: nothing there, several files of that stem, or the folder of the images.
@@ -211,14 +212,14 @@ def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
         return mask_path
     if _same(mask_path, root):
         raise ImageFileError(printable(f"{mask_path}: the images' own folder, masks need another"))
-    relative = mask_path / image_path.relative_to(root)
-    if os.path.lexists(relative):
-        return relative
-    stem = unicodedata.normalize("NFC", relative.stem)
+    expected = mask_path / image_path.relative_to(root)
+    if os.path.lexists(expected):
+        return expected
+    stem = unicodedata.normalize("NFC", expected.stem)
     try:
         found = sorted(
             path
-            for path in relative.parent.iterdir()
+            for path in expected.parent.iterdir()
             if unicodedata.normalize("NFC", path.stem) == stem and path.suffix.lower() in SUFFIXES
         )
     except OSError:
@@ -227,9 +228,9 @@ def find_mask(mask_path: Path, image_path: Path, root: Path) -> Path:
         return found[0]
     if found:
         names = ", ".join(path.name for path in found)
-        reason = f"{relative.parent}: several masks for {image_path} ({names}), leave one"
+        reason = f"{expected.parent}: several masks for {image_path} ({names}), leave one"
     else:
-        reason = f"{relative.parent}: no mask for {image_path}, name one {relative.name}"
+        reason = f"{expected.parent}: no mask for {image_path}, name one {expected.name}"
     raise ImageFileError(printable(reason))
 
 

@@ -29,11 +29,8 @@ MAX_PIXELS = 178_956_970  # where Pillow, too, takes a file for a bomb
 MAX_BYTES = 2**31
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-_OPTIONS: dict[str, dict[str, int]] = {
-    "png": {},
-    "jpg": {"quality": 95, "subsampling": 0},
-    "webp": {"quality": 95},
-}
+_JPG, _WEBP = {"quality": 95, "subsampling": 0}, {"quality": 95}
+_OPTIONS: dict[str, dict[str, int]] = {"png": {}, "jpg": _JPG, "webp": _WEBP}
 _MAX_SIDE = {"png": 2**31 - 1, "jpg": 65_500, "webp": 16_383}
 _MAX_JPG_EXIF = 65_533
 _MAX_JPG_PROFILE = 255 * 65_519
@@ -54,7 +51,6 @@ _READERS: dict[bytes, type[ImageFile]] = {
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # not to stderr where nobody listens
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.\w+Plugin")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
 
 Pixels = UInt8[np.ndarray, "H W 3"] | Float32[np.ndarray, "H W 3"]
 Alpha = UInt8[np.ndarray, "H W"] | None
@@ -158,9 +154,8 @@ def write_photo(path: Path, photo: Photo, format: str) -> None:
         ValueError: a side for which the format has no room.
         ImageWriteError: the system refuses; the message has its reason.
     """
-    height, width = photo.pixels.shape[:2]
     try:
-        check_size(width, height, format)
+        check_size(photo.pixels.shape[1], photo.pixels.shape[0], format)
     except ValueError as e:
         raise ValueError(printable(f"{path}: {e}")) from None
     exif, profile = _fitting(photo, format)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from resshift_jax.config import ModelConfig
 from resshift_jax.inference.batching import Request, Restorer
@@ -26,8 +26,9 @@ from resshift_jax.weights.zoo import BUNDLED
 logger = logging.getLogger(__name__)
 
 # One image, or a batch of B of one size; masks are bool, too.
-Images = UInt8[np.ndarray, "*B H W 3"] | Float[np.ndarray, "*B H W 3"]
-Masks = UInt8[np.ndarray, "*B H W"] | Float[np.ndarray, "*B H W"] | Bool[np.ndarray, "*B H W"]
+Images = UInt8[np.ndarray, "*B h w 3"] | Float[np.ndarray, "*B h w 3"]
+Restored = UInt8[np.ndarray, "*B H W 3"] | Float32[np.ndarray, "*B H W 3"]
+Masks = UInt8[np.ndarray, "*B h w"] | Float[np.ndarray, "*B h w"] | Bool[np.ndarray, "*B h w"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Model:
         mask: Masks | None = None,
         options: RestoreOptions = RestoreOptions(),
         **changes: Any,
-    ) -> Images:
+    ) -> Restored:
         """The restored image, or images.
 
         The result depends on the pixels, the options and the seed only: the same image in another

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
 
 # Of configs/tiny.yaml, so small that a step takes milliseconds.
