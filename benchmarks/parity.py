@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def parts(config: ModelConfig, dtype: np.dtype) -> dict[str, Callable]:
     model = LatentModel(config, Compute(dtype))
     step, keys = jnp.full((1,), 7, jnp.int32), jax.random.split(jax.random.key(2), 1)
 
-    def unquantized(params: Params, lq: Array, latent: Array) -> Array:
+    def unquantized(params: Params, lq: Array, latent: Array) -> Any:
         weights = {"params": params["first_stage"]}
         return model.first_stage.apply(weights, latent, quantize=False, method="decode")
 
