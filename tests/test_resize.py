@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from conftest import assert_close, golden
 
-from resshift_jax.degradation.bicubic import reduce_bicubic
-from resshift_jax.degradation.config import BicubicConfig
+from resshift_jax.degradation.bicubic import BicubicConfig, reduce_bicubic
 from resshift_jax.resize import resize_matlab, resize_opencv, upsample_bicubic
 
 

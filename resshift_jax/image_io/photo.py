@@ -93,7 +93,7 @@ class Photo:
         return dataclasses.replace(self, pixels=pixels, alpha=alpha)
 
 
-def read_photo(path: Path) -> Photo:
+def read_photo(path: str | os.PathLike[str]) -> Photo:
     """What a PNG, JPEG, WebP, BMP or TIFF file holds; of several images the first.
 
     Palettes become RGB, a transparent colour becomes alpha, and CMYK becomes sRGB.
@@ -102,7 +102,7 @@ def read_photo(path: Path) -> Photo:
         ImageFileError: not an image file, a damaged one, or one too large; nothing else is raised.
     """
     try:
-        return _decode(_read_bytes(path))
+        return _decode(_read_bytes(Path(path)))
     except Exception as e:  # Pillow raises almost anything where a file is damaged
         raise ImageFileError(printable(f"{path}: {_reason(e)}")) from e
 
@@ -145,7 +145,7 @@ def check_size(width: int, height: int, format: str) -> None:
         )
 
 
-def write_photo(path: Path, photo: Photo, format: str) -> None:
+def write_photo(path: str | os.PathLike[str], photo: Photo, format: str = "png") -> None:
     """Writes "png", "jpg" (quality 95, 4:4:4) or "webp" (quality 95), whole or not at all.
 
     Float pixels of a grey photo without alpha are written with 16 bits to png, others with 8.
@@ -154,6 +154,7 @@ def write_photo(path: Path, photo: Photo, format: str) -> None:
         ValueError: a side for which the format has no room.
         ImageWriteError: the system refuses; the message has its reason.
     """
+    path = Path(path)
     try:
         check_size(photo.pixels.shape[1], photo.pixels.shape[0], format)
     except ValueError as e:

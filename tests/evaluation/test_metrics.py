@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import assert_close, golden
 
-from resshift_jax.evaluation.metrics import Lpips, psnr, psnr_y, rgb_to_y, ssim, ssim_y
+from resshift_jax.evaluation.lpips import Lpips
+from resshift_jax.evaluation.psnr_ssim import psnr, psnr_y, rgb_to_y, ssim, ssim_y
 
 RNG = np.random.default_rng(0)
 A = RNG.integers(0, 256, (23, 37, 3), np.uint8)

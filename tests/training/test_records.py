@@ -7,7 +7,7 @@ import numpy as np
 from resshift_jax.training.config import LoggingConfig
 from resshift_jax.training.records import Table, read_table
 from resshift_jax.training.report import TrainingReport
-from resshift_jax.training.step import Figures
+from resshift_jax.training.step import StepMetrics
 
 
 def test_a_table_goes_on_where_its_run_does(tmp_path):
@@ -43,22 +43,22 @@ def test_columns_may_come_and_go(tmp_path):
     assert math.isnan(rows[2]["psnr"])
 
 
-def figures(loss: float) -> Figures:
+def metrics_of(loss: float) -> StepMetrics:
     one = np.float32(1)
-    return Figures(
+    return StepMetrics(
         loss=np.float32(loss), terms={"mse": np.float32(loss)}, grad_norm=one, learning_rate=one,
         group_loss=np.array([loss, 0, 0, 3], np.float32), group_count=np.array([3, 0, 0, 1]),
         skipped=np.int32(0), skipped_in_a_row=np.int32(0),
     )  # fmt: skip
 
 
-def test_what_is_told_and_drawn(tmp_path, capsys):
+def test_what_is_shown_and_drawn(tmp_path, capsys):
     report = TrainingReport(
-        LoggingConfig(every=2), tmp_path, start=4, steps=7, batch_size=3, flops=1e9, peak=1e15
+        LoggingConfig(every=2), tmp_path, start=4, train_steps=7, batch_size=3, flops=1e9, peak=1e15
     )
     with report:
         for step in (5, 6, 7):
-            report.step(step, figures(0.5), waited=0)
+            report.step(step, metrics_of(0.5), waited=0)
         report.metrics(7, {"psnr_y": 21.5})
         report.pictures(7, np.zeros((8, 8, 3), np.uint8))
     lines = capsys.readouterr().err.splitlines()
@@ -79,11 +79,11 @@ def test_what_is_told_and_drawn(tmp_path, capsys):
 
 def test_other_processes_are_silent(tmp_path, capsys):
     report = TrainingReport(
-        LoggingConfig(every=1), tmp_path, start=0, steps=1, batch_size=1, flops=1, peak=1,
+        LoggingConfig(every=1), tmp_path, start=0, train_steps=1, batch_size=1, flops=1, peak=1,
         silent=True,
     )  # fmt: skip
     with report:
-        report.step(1, figures(0.5), waited=0)
+        report.step(1, metrics_of(0.5), waited=0)
         report.metrics(1, {"psnr_y": 21.5})
     assert capsys.readouterr().err == ""
     assert not list(tmp_path.iterdir())
