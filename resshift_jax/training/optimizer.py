@@ -116,8 +116,9 @@ def adamw(
 ) -> tuple[Any, Moments]:
     """One update; eps stands beside the root of the second moment, as in PyTorch.
 
-    Optax's own AdamW computes the moments and what follows from them in one go, for which XLA
-    reads them twice as often; settled in between, they are read once.
+    Optax's own AdamW gives the same bits, but its state has other names than that of earlier
+    checkpoints, and it takes 1.1 times as long on a CPU: settled in between, the moments are read
+    once for what follows from them.
     """
     moments = Moments(
         state.updates + 1,
