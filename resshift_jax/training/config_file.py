@@ -111,10 +111,17 @@ def _read(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 def _as_now(where: str, values: Any) -> dict[str, Any]:
     """The settings by their names of now; those that had others are logged."""
+    changed: dict[str, str] = {}
     for old, value in leaves(values).items():
         new, _ = renamed_key(old, value, RENAMED)
-        if new != old:
-            logger.warning("%s: %s is called %s now", where, old, new)
+        if new != old:  # of a group, one line for all that is in it
+            before, now = old.split("."), new.split(".")
+            while len(before) > 1 and before[-1] == now[-1]:
+                before.pop()
+                now.pop()
+            changed[".".join(before)] = ".".join(now)
+    for old, new in changed.items():
+        logger.warning("%s: %s is called %s now", where, old, new)
     return renamed(values, RENAMED)
 
 

@@ -34,7 +34,8 @@ def test_pairs_of_every_kind(kind):
     assert pair.hq.shape == (2, 64, 64, 3)
     assert pair.lq.shape == (2, side, side, 3)
     assert pair.hq.dtype == pair.lq.dtype == np.float32
-    assert np.abs(pair.hq).max() <= 1
+    # Compiled, x / 255 is x times the rounded 1 / 255: white is 1.0000001.
+    assert np.abs(pair.hq).max() <= 1 + 2e-7
     if kind != "faces":  # some of which are made grey
         assert_close(pair.hq, CROPS / 127.5 - 1, 1e-6)
     assert (pair.mask is not None) == row.draws_masks

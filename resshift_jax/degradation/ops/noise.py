@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Key, UInt32
+from jaxtyping import Bool, Float, Key, UInt, UInt32
 
 from resshift_jax.degradation.config import NoiseConfig
 from resshift_jax.degradation.ops.canvas import Canvas
@@ -141,7 +141,7 @@ def poisson(
     return jnp.where(rate < NORMAL_FROM, small, jnp.maximum(large, 0))
 
 
-def count_distinct(levels: UInt32[Array, "c h w"], inside: Bool[Array, "h w"]) -> UInt32[Array, ""]:
+def count_distinct(levels: UInt32[Array, "c h w"], inside: Bool[Array, "h w"]) -> UInt[Array, ""]:
     """How many of the values 0..255 occur in (C, H, W) uint32 levels, where `inside` (H, W).
 
     Each value has its bit in one of eight words, which are joined by a logical or: less work than
