@@ -38,9 +38,9 @@ def test_this_xla_knows_the_options():
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("npu", "--device npu: give cpu, gpu, tpu"),
-        ("cpu:x", "--device cpu:x: give cpu"),
-        ("cpu:99", r"--device cpu:99: not there, the last is cpu:\d+"),
+        ("npu", "device=npu: give cpu, gpu, tpu"),
+        ("cpu:x", "device=cpu:x: give cpu"),
+        ("cpu:99", r"device=cpu:99: not there, the last is cpu:\d+"),
     ],
 )
 def test_devices_that_are_not_there_are_named(device, message):
