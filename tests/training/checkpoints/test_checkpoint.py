@@ -1,6 +1,7 @@
 """Checkpoints: bit for bit what was saved, or the one before, whatever happened to the newest."""
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -63,15 +64,27 @@ def assert_same_bits(actual, expected):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
+class Logged(logging.Handler):
+    """The messages since it was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
 @pytest.fixture
-def opened(tmp_path, caplog):
+def opened(tmp_path, monkeypatch):
     """Opens checkpoints below a folder; what is logged then goes to the list `logged` of each."""
     open_ones = []
 
     def opener(folder=tmp_path / "run", **options):
-        caplog.clear()
+        handler = Logged()
+        monkeypatch.setattr(logging.getLogger("resshift_jax"), "handlers", [handler])
         checkpoints = Checkpoints(folder, **options)
-        checkpoints.logged = caplog.messages
+        checkpoints.logged = handler.messages
         open_ones.append(checkpoints)
         return checkpoints
 
@@ -400,6 +413,7 @@ class Handler(logging.Handler):
     def emit(self, record):
         said.append(record.getMessage())
 logging.getLogger("resshift_jax").addHandler(Handler())
+logging.getLogger("resshift_jax").propagate = False  # absl has a handler for the root logger
 checkpoints = Checkpoints(Path(sys.argv[3]))
 said.append(f"{checkpoints.latest()}")
 state = checkpoints.restore(1, jax.tree.map(placed, abstract(make_state())))
