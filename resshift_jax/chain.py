@@ -153,19 +153,22 @@ class Chain:
         return s.kappa * at(s.sqrt_etas, t, x_0) * noise
 
     def predict_x0(self, output: Array, x_t: Array, y: Array, t: Index) -> Array:
+        """`x0_of`, in pixels clipped to their range."""
+        x_0 = self.x0_of(output, x_t, y, t)
+        return jnp.clip(x_0, -1, 1) if self.in_pixels else x_0
+
+    def x0_of(self, output: Array, x_t: Array, y: Array, t: Index) -> Array:
         """The x_0 that a denoiser's output stands for; the inverse of `target_of`."""
         s = self.schedule
         if self.target == "x0":
-            x_0 = output
-        elif self.target == "residual":
-            x_0 = y - output
-        else:
-            shift = output
-            if self.target == "epsilon":
-                shift = s.kappa * at(s.sqrt_etas, t, x_t) * output
-            eta = at(s.etas, t, x_t)
-            x_0 = (x_t - shift - eta * y) / (1 - eta)
-        return jnp.clip(x_0, -1, 1) if self.in_pixels else x_0
+            return output
+        if self.target == "residual":
+            return y - output
+        shift = output
+        if self.target == "epsilon":
+            shift = s.kappa * at(s.sqrt_etas, t, x_t) * output
+        eta = at(s.etas, t, x_t)
+        return (x_t - shift - eta * y) / (1 - eta)
 
     def denoised(
         self, denoise: Denoiser, x_t: Float[Array, "b *d"], y: Float[Array, "b *d"], t: Index
@@ -284,6 +287,11 @@ class ChainConfig(ScheduleConfig):
     sampler: Annotated[str, SAMPLERS] = "ancestral"
     sampling_steps: int | None = None
 
+    @property
+    def is_one_step(self) -> bool:
+        """Whether a model of this chain is sampled from its last time-step alone."""
+        return SAMPLERS[self.sampler].last_only or self.sampling_steps == 1
+
 
 def make_chain(
     config: ChainConfig,
@@ -304,8 +312,11 @@ def make_chain(
         raise ValueError(f"sampler={name}: unknown, one of {', '.join(SAMPLERS)}")
     if sampling_steps is None and name == config.sampler:
         sampling_steps = config.sampling_steps
-    schedule = make_schedule(config, sampling_steps, last_only=SAMPLERS[name].last_only)
-    return Chain(schedule, config.target, in_pixels, name)
+    if SAMPLERS[name].last_only:
+        if sampling_steps not in (None, 1):
+            raise ValueError(f"sampling_steps={sampling_steps}: this model samples in one step")
+        sampling_steps = 1
+    return Chain(make_schedule(config, sampling_steps), config.target, in_pixels, name)
 
 
 def at(coefficients: NDArray, t: ArrayLike, like: Array) -> Array:

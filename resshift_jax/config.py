@@ -119,14 +119,21 @@ class Network(NamedTuple):
         settings: the dataclass whose `kind` is the row's name.
         make: (settings, compute) -> the Flax module. A backbone is called with x_t, t, the LQ image
             and the mask, as `SwinUNet`; a first stage has methods `encode` and `decode`.
+        last_layer: settings -> the path of its last layer's parameters; by it alone can a
+            discriminator's weight be adapted.
     """
 
     settings: type
     make: Callable[[Any, Compute], nn.Module]
+    last_layer: Callable[[Any], str] | None = None
 
 
 BACKBONES: dict[str, Network] = {
-    "swin_unet": Network(UNetConfig, lambda config, compute: SwinUNet(config, compute)),
+    "swin_unet": Network(
+        UNetConfig,
+        lambda config, compute: SwinUNet(config, compute),
+        last_layer=lambda config: "pixels/conv_out" if config.pixel_channels else "conv_out",
+    ),
 }
 
 FIRST_STAGES: dict[str, Network] = {

@@ -16,6 +16,9 @@ _PEAK = {
     "TPU7x": 2307e12, "V100": 125e12, "A100": 312e12, "L4": 121e12, "L40S": 362e12,
     "H100": 989e12, "H200": 989e12, "B200": 2250e12,
 }  # fmt: skip
+H100 = _PEAK["H100"]
+"""Its greatest rate, operations a second in bfloat16: the unit in which costs are compared."""
+
 _MATMUL_SIDE = 2048
 
 

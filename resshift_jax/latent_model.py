@@ -28,6 +28,7 @@ from resshift_jax.config import (
 from resshift_jax.nn.layers import apply
 from resshift_jax.platform import Compute, matmul_precision
 from resshift_jax.resize import upsample_bicubic
+from resshift_jax.schedule import make_schedule
 
 Params = Mapping[str, Any]
 """{"unet": tree of the backbone's parameters, "first_stage": tree}, float32."""
@@ -98,7 +99,7 @@ class LatentModel:
         return lambda x_t, t: self.predict(params, x_t, t, cond)
 
     def chain(self, sampling_steps: int | None = None, sampler: str | None = None) -> Chain:
-        """The chain; sampling_steps, sampler: None: those of the configuration.
+        """The chain to sample with; sampling_steps, sampler: None: those of the configuration.
 
         Raises:
             ValueError: an unknown sampler, or steps that the sampler cannot take.
@@ -107,6 +108,11 @@ class LatentModel:
             self.config.chain, in_pixels=self.config.first_stage.in_pixels,
             sampling_steps=sampling_steps, sampler=sampler,
         )  # fmt: skip
+
+    def training_chain(self) -> Chain:
+        """The chain of all time-steps, however many are sampled with."""
+        in_pixels = self.config.first_stage.in_pixels
+        return Chain(make_schedule(self.config.chain), self.config.chain.target, in_pixels)
 
     def init(self, key: Key[Array, ""]) -> Mapping[str, Any]:
         """Random parameters of the backbone, float32."""

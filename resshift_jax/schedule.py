@@ -125,23 +125,18 @@ class Schedule:
         return 0.5 / self.posterior_variance_clipped * shift**2
 
 
-def make_schedule(
-    config: ScheduleConfig, sampling_steps: int | None = None, *, last_only: bool = False
-) -> Schedule:
+def make_schedule(config: ScheduleConfig, sampling_steps: int | None = None) -> Schedule:
     """The schedule, whole or with `sampling_steps` of its time-steps.
 
     sqrt(eta_t) = sqrt(eta_1) b^beta_t, beta_t = ((t-1) / (T-1))^p (T-1), b such that the last is
-    max_noise_level. Of T time-steps, S < T keep the indices int(T/S * i), i < S; S > T means T.
-
-    last_only: keeps the last index alone; `sampling_steps` must then be 1 or None.
+    max_noise_level. Of T time-steps, S < T keep the indices int(T/S * i), i < S; S > T means T. One
+    step keeps the last index: the first has hardly any noise, and takes an x_t near x_0.
 
     Raises:
-        ValueError: sampling_steps below 1, or above 1 for the last index alone.
+        ValueError: sampling_steps below 1.
     """
     if sampling_steps is not None and sampling_steps < 1:
         raise ValueError(f"sampling_steps={sampling_steps}: at least 1 needed")
-    if last_only and sampling_steps not in (None, 1):
-        raise ValueError(f"sampling_steps={sampling_steps}: this model samples in one step")
     total = config.num_timesteps
     first = min(config.min_noise_level / config.kappa, config.min_noise_level)
     growth = np.exp(np.log(config.max_noise_level / first) / (total - 1))
@@ -149,8 +144,5 @@ def make_schedule(
     etas = (first * growth**beta) ** 2
 
     kept = min(sampling_steps or total, total)
-    if last_only:
-        timesteps = np.array([total - 1])
-    else:
-        timesteps = np.array([int(total / kept * i) for i in range(kept)])
+    timesteps = np.array([int(total / kept * i) for i in range(kept)] if kept > 1 else [total - 1])
     return Schedule(etas=etas[timesteps], timesteps=timesteps, kappa=config.kappa)

@@ -1,9 +1,14 @@
 """What the tests share: golden arrays, and the small networks of the goldens with their weights."""
 
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+
+# Most of the tests' time goes into compiling: less is optimised here and in processes that they
+# start, but for what is compared with the goldens (`jit` below).
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +103,8 @@ OTHER_STAGES = (
 MINI_OVERRIDES = {"first_stage.base_channels": 32, "first_stage.codebook_size": 256}
 
 jax.config.update("jax_default_matmul_precision", "highest")  # float32 on GPU and TPU too
-jit = partial(jax.jit, compiler_options=compiler_options())  # as restore.py compiles
+AS_SHIPPED = {**compiler_options(), "xla_backend_optimization_level": 3}
+jit = partial(jax.jit, compiler_options=AS_SHIPPED)  # as restore.py compiles
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

@@ -4,10 +4,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from resshift_jax.training.checkpoints.checkpoint import read_part
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
@@ -58,6 +61,28 @@ def train(*arguments: str | Path, cache: Path, **options) -> str:
     said = process.communicate(timeout=300)[1]
     assert process.returncode == 0, said
     return said
+
+
+def wait_for(process: subprocess.Popen, path: Path) -> None:
+    """Returns when the process has made this file or folder."""
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+
+
+def assert_same_run(one: Path, other: Path, parts=("params", "ema", "optimizer")) -> None:
+    """Bit for bit: the tables, and these parts of the newest states."""
+    for name in ("losses.csv", "validation.csv"):
+        assert (one / name).exists() == (other / name).exists()
+        if (one / name).exists():
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+    for part in parts:
+        (step, _, a), (other_step, _, b) = (
+            read_part(run / "checkpoints", part) for run in (one, other)
+        )
+        assert step == other_step
+        assert a.keys() == b.keys()
+        assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
 def start_processes(*arguments: str | Path, cache: Path, count: int = 2) -> list[subprocess.Popen]:

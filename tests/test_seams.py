@@ -79,7 +79,7 @@ def test_a_loss(monkeypatch):
 
 
 def test_a_loss_of_the_latent(monkeypatch):
-    bias = LossTerm(lambda chain, target, output, t: (target - output).mean((1, 2, 3)), False)
+    bias = LossTerm(lambda chain, target, output, t: (target - output).mean((1, 2, 3)), of="latent")
     monkeypatch.setitem(LOSSES, "bias", bias)
     loss = LossConfig({"bias": 2.0})
     x = jnp.zeros((2, 16, 16, 3))
@@ -87,7 +87,7 @@ def test_a_loss_of_the_latent(monkeypatch):
     params, noise = model.init(jax.random.key(0)), jnp.ones((2, 8, 8, 3))
     pair, t = Pair(x[:, :8, :8], x[:, :8, :8]), jnp.zeros(2, jnp.int32)
     call = jit(partial(sample_losses, model, loss=loss))
-    total, terms = call(params, {"first_stage": {}}, pair, t, noise)
+    total, terms, _ = call(params, {"first_stage": {}}, pair, t, noise)
     assert set(terms) == {"bias"}
     assert_close(total, 2 * terms["bias"], 1e-7)
 

@@ -65,7 +65,7 @@ class CropConfig:
         flips: "horizontal" mirrors half of the images, "dihedral" turns, too: all eight ways.
         max_reduction: for "random", squares of up to this many times `size` are cut, drawn
             uniformly, and reduced by area averages; 1: none is. It shows the network more scales
-            than the images have, and sharper pixels where they are soft.
+            than the images have, and sharper pixels where they are soft. Pairs keep their pixels.
     """
 
     method: Annotated[str, METHODS] = "square"
@@ -99,7 +99,7 @@ class DataConfig:
     None of `threads`, `workers` and `prefetch` changes what is read.
 
     Attributes:
-        sources: sets of images that are mixed by their weights; all of pairs, or none.
+        sources: sets of images, or of pairs, that are mixed by their weights.
         threads: that read, where there are no workers.
         workers: processes that read in their place; 0: none. They start within seconds, and are
             worth it where decoding keeps this process from its work.

@@ -41,11 +41,6 @@ def check_pairs_can_be_cropped(config: CropConfig, scale: int) -> None:
         raise InputError(
             f'data.crop.method: {config.method!r} given, but pairs must keep their pixels: "random"'
         )
-    if config.max_reduction != 1:
-        raise InputError(
-            f"data.crop.max_reduction: {config.max_reduction} given, but pairs must keep their "
-            f"pixels: 1"
-        )
     if config.size % scale:
         raise InputError(
             f"data.crop.size: {config.size} given, must be a multiple of the scale ({scale}) for "

@@ -40,7 +40,8 @@ class Loader:
 
     A batch is a dictionary of
         hq: (batch_size / shards, size, size, 3) uint8;
-        lq: the same of sides size / scale, for pairs only;
+        lq: the same of sides size / scale, if any source holds pairs; zeros beside the others;
+        given: (batch_size / shards,) bool, whether lq is that of a pair, where only some are;
         record: (batch_size / shards, 3) int32: the number of the source, that of the image in it,
             and how many images were unreadable, for each of which the next one was read instead.
     """
@@ -75,9 +76,13 @@ class Loader:
             )
         self.config = config
         self.sources = tuple(open_source(source, scale) for source in config.sources)
-        self.paired = _all_paired(config, self.sources)
-        if self.paired:
+        if any(source.paired for source in self.sources):
             check_pairs_can_be_cropped(config.crop, scale)
+        if all(source.paired for source in self.sources) and config.crop.max_reduction != 1:
+            raise InputError(
+                f"data.crop.max_reduction: {config.crop.max_reduction} given, but pairs must keep "
+                f"their pixels: 1"
+            )
         self._shard, self._shards = shard, shards
         samples = _samples(config, self.sources, scale, seed)
         self._batches = samples.batch(batch_size // shards)
@@ -177,20 +182,6 @@ class Loader:
         return lines
 
 
-def _all_paired(config: DataConfig, sources: tuple[Source, ...]) -> bool:
-    paired = [source.paired for source in sources]
-    if any(paired) and not all(paired):
-        with_lq = config.sources[paired.index(True)].path
-        without = config.sources[paired.index(False)].path
-        raise InputError(
-            printable(
-                f"data.sources: {with_lq} has low-quality images and {without} has none, all or "
-                f"none must have them"
-            )
-        )
-    return any(paired)
-
-
 def _samples(
     config: DataConfig, sources: tuple[Source, ...], scale: int, seed: int
 ) -> grain.MapDataset:
@@ -203,7 +194,9 @@ def _samples(
     pairs = zip(config.sources, sources, strict=True)
     weights = [len(source) if said.weight is None else said.weight for said, source in pairs]
     mixed = grain.MapDataset.mix(endless, weights)
-    return mixed.random_map(partial(_cropped, config=config.crop, scale=scale), seed=seeds[0])
+    paired = {source.paired for source in sources}
+    crop = partial(_cropped, config=config.crop, scale=scale, some_paired=len(paired) == 2)
+    return mixed.random_map(crop, seed=seeds[0])
 
 
 @dataclass(frozen=True)
@@ -228,10 +221,16 @@ class _Records:
         raise InputError(printable(f"{last}; {most} images in a row are unreadable"))
 
 
-def _cropped(sample: tuple, rng: np.random.Generator, config: CropConfig, scale: int) -> Batch:
+def _cropped(
+    sample: tuple, rng: np.random.Generator, config: CropConfig, scale: int, some_paired: bool
+) -> Batch:
     hq, lq, record = sample
     hq, lq = crop_pair(hq, lq, rng, config, scale)
     images = {"hq": hq} if lq is None else {"hq": hq, "lq": lq}
+    if some_paired:
+        images["given"] = np.array(lq is not None)
+        side = config.size // scale
+        images.setdefault("lq", np.zeros((side, side, 3), np.uint8))
     return images | {"record": record}
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Key, Num, UInt8
 
@@ -22,7 +23,7 @@ from resshift_jax.settings import ConfigError, unknown
 
 Keys = Key[Array, "b"]
 Crops = Mapping[str, UInt8[Array, "b _ _ 3"]]
-"""{"hq": (B, H, W, 3)}, and, for given pairs, {"lq": (B, h, w, 3)}."""
+"""{"hq": (B, H, W, 3)}; for given pairs {"lq": (B, h, w, 3)}; {"given": (B,) bool} for some."""
 
 
 class Pair(NamedTuple):
@@ -125,7 +126,8 @@ def make_pairs(keys: Keys, crops: Crops, config: DegradationSettings) -> Pair:
 
     Args:
         keys: (B,) keys; a pair depends on its own key and crop alone.
-        crops: {"hq": (B, H, W, 3) uint8}, and, for given pairs, {"lq": (B, h, w, 3) uint8}.
+        crops: {"hq": (B, H, W, 3) uint8}, and, for given pairs, {"lq": (B, h, w, 3) uint8}. Where
+            only some are given, {"given": (B,) bool} tells which, and the others are made.
 
     Raises:
         ConfigError: settings of a kind that has no row.
@@ -134,4 +136,7 @@ def make_pairs(keys: Keys, crops: Crops, config: DegradationSettings) -> Pair:
         raise ConfigError(f"degradation.kind: {unknown(config.kind, DEGRADATIONS, 'kind')}")
     pair = DEGRADATIONS[config.kind].make(keys, crops, config)
     hq, lq = (signed_from_unit(as_unit(image)) for image in (pair.hq, pair.lq))
+    if "given" in crops:
+        given = crops["given"][:, None, None, None]
+        lq = jnp.where(given, signed_from_unit(as_unit(crops["lq"])), lq)
     return Pair(hq, lq, pair.mask)

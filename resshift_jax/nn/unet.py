@@ -47,6 +47,7 @@ class UNetConfig:
             "swin" is that of the Swin paper.
         pixel_channels: for a latent of blocks of pixels, width of the 3x3 convolutions at the
             resolution of the pixels that follow; 0: none do.
+        pixel_blocks: residual blocks of two such convolutions among them.
     """
 
     kind: Literal["swin_unet"] = "swin_unet"
@@ -64,6 +65,7 @@ class UNetConfig:
     mlp_ratio: int = 4
     window_mask: WindowMask = "released"
     pixel_channels: int = 0
+    pixel_blocks: int = 0
 
     def __post_init__(self) -> None:
         require_positive(
@@ -92,6 +94,11 @@ class UNetConfig:
         require(
             self.pixel_channels >= 0,
             f"unet.pixel_channels: {self.pixel_channels} given, 0 or more needed",
+        )
+        require(
+            self.pixel_blocks >= 0 and (not self.pixel_blocks or self.pixel_channels > 0),
+            f"unet.pixel_blocks: {self.pixel_blocks} given with "
+            f"pixel_channels={self.pixel_channels}, 0 or more of a head that has pixel_channels",
         )
         block = math.isqrt(self.latent_channels // 3)
         require(
@@ -189,6 +196,7 @@ class PixelHead(nn.Module):
     """
 
     width: int
+    blocks: int = 0
     compute: Compute = Compute()
 
     @nn.compact
@@ -201,6 +209,9 @@ class PixelHead(nn.Module):
         x = jnp.concatenate([a.astype(self.compute.dtype) for a in pixels], axis=-1)
         for i in range(3):
             x = nn.silu(Conv3x3(self.width, compute=self.compute, name=f"conv_{i}")(x))
+        for i in range(self.blocks):
+            y = nn.silu(Conv3x3(self.width, compute=self.compute, name=f"block_{i}_conv_0")(x))
+            x += Conv3x3(self.width, zero=True, compute=self.compute, name=f"block_{i}_conv_1")(y)
         head = Conv3x3(3, zero=True, compute=self.compute.precise, name="conv_out")
         return space_to_depth(head(x), block)
 
@@ -260,7 +271,8 @@ class SwinUNet(nn.Module):
         h = self._up(h, skips, emb)
         h = nn.silu(_norm(compute=compute, name="norm_out")(h))
         if cfg.pixel_channels:
-            return PixelHead(cfg.pixel_channels, compute, name="pixels")(h, x_t, lq)
+            head = PixelHead(cfg.pixel_channels, cfg.pixel_blocks, compute, name="pixels")
+            return head(h, x_t, lq)
         return Conv3x3(cfg.latent_channels, compute=compute.precise, name="conv_out")(h)
 
     def _down(self, h: Array, emb: Array) -> tuple[Array, list[Array]]:

@@ -4,15 +4,16 @@ The defaults are the published recipe of realsr_x4.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from resshift_jax.chain import SAMPLERS
+from resshift_jax.config import BACKBONES, ModelConfig
 from resshift_jax.config import RENAMED as RENAMED_IN_MODELS
-from resshift_jax.config import ModelConfig
 from resshift_jax.data.config import DataConfig
+from resshift_jax.degradation.colours import ColourConfig
 from resshift_jax.degradation.config import RealEsrganConfig
 from resshift_jax.degradation.pairs import DEGRADATIONS, DegradationSettings
 from resshift_jax.evaluation.metrics import METRICS
@@ -26,6 +27,8 @@ from resshift_jax.settings import (
     require_positive,
     to_dict,
 )
+from resshift_jax.training.discriminator import DiscriminatorConfig
+from resshift_jax.training.distillation import require_same_start
 from resshift_jax.training.losses import LossConfig
 from resshift_jax.training.optimizer import OPTIMIZERS, AdamWConfig, LearningRateConfig
 
@@ -118,13 +121,17 @@ class TrainingConfig:
 
     Attributes:
         data: the images, and how crops are cut out of them.
+        colours: how the images' colours are changed before that.
         degradation: how their low-quality versions are made; of one of the kinds in DEGRADATIONS.
+        discriminator: what else judges the decoded predictions.
         optimizer: of one of the kinds in OPTIMIZERS.
         train_steps: updates of the parameters.
         batch_size: images an update, on all devices together.
         micro_batches: parts that a device takes its share of the batch in, one after the other.
         ema: decay of the exponential moving average of the parameters, from their start.
         seed: of all that is drawn.
+        timestep_weights: how often each time-step is drawn beside the others, from the one of the
+            least noise on; none: all as often, or the last alone where only that is sampled.
         dtype: of the networks' computation; "auto": bfloat16 on TPU and GPU, float32 on CPU.
         first_stage_weights: .pth of the autoencoder; None: from the cache folder, or fetched.
         init: a weight file, or the folder of another run for its EMA; None: from random parameters.
@@ -132,14 +139,17 @@ class TrainingConfig:
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    colours: ColourConfig = ColourConfig()  # noqa: RUF009, it is frozen
     degradation: Annotated[DegradationSettings, DEGRADATIONS] = RealEsrganConfig()
     loss: LossConfig = LossConfig()  # noqa: RUF009, it is frozen
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()  # noqa: RUF009
     optimizer: Annotated[LearningRateConfig, OPTIMIZERS] = AdamWConfig()
     train_steps: int = 300_000
     batch_size: int = 64
     micro_batches: int = 1
     ema: float = 0.999
     seed: int = 12345
+    timestep_weights: tuple[float, ...] = ()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     first_stage_weights: str | None = None
     init: str | None = None
@@ -154,13 +164,67 @@ class TrainingConfig:
             require(value > 0, f"{name}: {value} given, must be positive")
         require(0 <= self.ema < 1, f"ema: {self.ema} given, 0 to below 1 needed")
         require(0 <= self.seed < 2**32, f"seed: {self.seed} given, 0 to {2**32 - 1} needed")
-        require(
-            not SAMPLERS[self.model.chain.sampler].last_only,
-            f"chain.sampler: {self.model.chain.sampler} given, but a model of one step is not "
-            f"trained here",
-        )
+        self._check_timesteps()
+        self._check_teacher()
+        self._check_discriminator()
         self._check_degradation()
         self._check_sizes()
+
+    @property
+    def timestep_probs(self) -> tuple[float, ...] | None:
+        """With which each time-step is drawn; None: all with the same."""
+        weights, last = self.timestep_weights, self.model.chain.num_timesteps - 1
+        if self.model.chain.is_one_step:
+            weights = (0.0,) * last + (1.0,)
+        return tuple(weight / sum(weights) for weight in weights) or None
+
+    def _check_timesteps(self) -> None:
+        weights, chain = self.timestep_weights, self.model.chain
+        if not weights:
+            return
+        given = f"timestep_weights: {weights} given"
+        require(
+            len(weights) == chain.num_timesteps,
+            f"{given}, but chain.num_timesteps is {chain.num_timesteps}",
+        )
+        require(
+            all(0 <= weight < math.inf for weight in weights) and sum(weights) > 0,
+            f"{given}, none may be negative and one must be positive",
+        )
+        require(
+            not chain.is_one_step or not any(weights[:-1]),
+            f"{given}, but a model of one step is trained at the last time-step alone",
+        )
+
+    def _check_teacher(self) -> None:
+        loss, chain = self.loss, self.model.chain
+        require(
+            not loss.of("teacher") or chain.is_one_step,
+            f"loss.teacher: {loss.teacher} given, but the student's model.chain.sampler is "
+            f"{chain.sampler}; its model must be one of one step, sampler=one_step",
+        )
+        require(
+            not chain.is_one_step or not loss.of("latent") or chain.target in ("x0", "residual"),
+            f"model.chain.target: {chain.target} given, but of a draw of the prior no noise can be "
+            f'told: "x0" or "residual", or leave out loss.weights.mse',
+        )
+        if loss.teacher_model is not None:
+            require_same_start(loss.teacher_model, self.model)
+
+    def _check_discriminator(self) -> None:
+        config, crop, kind = self.discriminator, self.data.crop.size, self.model.unet.kind
+        if not config.weight:
+            return
+        require(
+            crop >= config.least_side,
+            f"data.crop.size: {crop} given, a discriminator of {config.strided} strided "
+            f"convolutions needs {config.least_side} or more",
+        )
+        require(
+            not config.adaptive or BACKBONES[kind].last_layer is not None,
+            f"discriminator.adaptive: true given, but unet.kind {kind} does not tell its last "
+            f"layer; a fixed weight can be had",
+        )
 
     def _check_degradation(self) -> None:
         model, degradation = self.model, self.degradation
@@ -179,8 +243,10 @@ class TrainingConfig:
             f"validation.lq: {self.validation.lq} given, but holes are drawn here; leave it out",
         )
         for i, source in enumerate(self.data.sources):
+            # Given pairs may stand beside those that are made, but have no masks.
+            fits = not row.draws_masks if source.lq is not None else not row.takes_pairs
             require(
-                (source.lq is not None) == row.takes_pairs,
+                fits,
                 f"data.sources.{i}.lq: {source.lq} given, but degradation.kind is "
                 f"{degradation.kind}",
             )

@@ -9,9 +9,11 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from resshift_jax.flops import peak_flops
+from resshift_jax.flops import H100, peak_flops
+from resshift_jax.latent_model import LatentModel
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import to_yaml
+from resshift_jax.training.losses import teacher_of
 from resshift_jax.training.mesh import BATCH, make_mesh, require_divisible
 from resshift_jax.training.state import abstract_state
 from resshift_jax.training.step import abstract_pairs, latent_model, make_step, step_flops
@@ -52,14 +54,28 @@ def describe(config: TrainingConfig, devices: Sequence[jax.Device]) -> str:
         f"computed in: {np.dtype(dtype).name}",
         f"parameters:  {parameters:,} trained, "
         f"{sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)):,} frozen",
+        *_teacher_words(config),
         f"arithmetic:  {flops / 1e9:,.0f} GFLOP a step, {flops * config.train_steps / 1e18:.3g} "
         f"EFLOP in {config.train_steps:,} steps",
         f"time:        {_duration(seconds * config.train_steps)} at half of these devices' "
-        f"{rate / 1e12:.3g} TFLOP/s",
+        f"{rate / 1e12:.3g} TFLOP/s; {flops * config.train_steps / H100 / 0.4 / 3600:,.3g} "
+        f"chip-hours at 40 % of an H100's peak",
         f"memory:      {held / 2**30:.2f} GiB of state a device, "
         f"{needed / 2**30:.2f} GiB while a step is computed",
     ]
     return "\n".join(lines)
+
+
+def _teacher_words(config: TrainingConfig) -> list[str]:
+    if config.loss.teacher is None:
+        return []
+    teacher = teacher_of(LatentModel(config.model), config.loss).config
+    known = config.loss.teacher_model is not None
+    steps = teacher.chain.sampling_steps or teacher.chain.num_timesteps
+    return [
+        f"teacher:     {config.loss.teacher}, {'' if known else 'taken to be the same network, '}"
+        f"{steps} steps"
+    ]
 
 
 def _with_sharding(tree: Any, sharding: NamedSharding) -> Any:

@@ -34,7 +34,13 @@ from resshift_jax.training.state import TrainingState, abstract_state, sharded_i
 from resshift_jax.training.step import latent_model, make_prepare, make_step, step_flops
 from resshift_jax.training.stop import Stop
 from resshift_jax.training.validation import Validation
-from resshift_jax.training.weights import CHECKPOINTS, keep_first_stage, load_frozen, load_init
+from resshift_jax.training.weights import (
+    CHECKPOINTS,
+    keep_frozen,
+    load_frozen,
+    load_init,
+    load_teacher,
+)
 
 BEST, CONFIG = "best.safetensors", "config.yaml"
 
@@ -104,8 +110,6 @@ def open_run(
     devices = topology.devices if topology.processes == 1 else jax.devices()
     mesh = make_mesh(devices, config.mesh.fsdp)
     model = latent_model(config, mesh)
-    dtype = cast(Literal["float32", "bfloat16"], model.compute.dtype.name)
-    resolved = replace(config, dtype=dtype)
     require_divisible(config.batch_size, config.micro_batches, mesh.size)
     shard, shards = shard_of(mesh)
     loader = Loader(
@@ -116,19 +120,25 @@ def open_run(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=config.checkpoint.keep)
     found = checkpoints.latest()
+    before = folder if found is not None else None
+    teacher = load_teacher(config, before)
+    if teacher is not None:
+        config = replace(config, loss=replace(config.loss, teacher_model=teacher.model))
+    dtype = cast(Literal["float32", "bfloat16"], model.compute.dtype.name)
+    resolved = replace(config, dtype=dtype)
     if found is not None and not accept_changes:
         require_same(folder, resolved, found[1]["config"])
-    frozen = load_frozen(config, folder if found is not None else None)
+    frozen = load_frozen(config, before, teacher)
     validation = None
     if config.validation.hq is not None:
         validation = Validation(config, model, topology)
     if found is None:
-        state = sharded_init(config, mesh, load_init(config))
+        state = sharded_init(config, mesh, load_init(config, teacher))
     else:
         state = checkpoints.restore(found[0], abstract_state(config, mesh))
     if topology.process == 0:
         if found is None:
-            keep_first_stage(folder, flatten(frozen["first_stage"]))
+            keep_frozen(folder, flatten(frozen["first_stage"]), teacher)
         write_config(folder / CONFIG, config)
     require_one_folder(folder, topology)
     return Run(

@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from resshift_jax.latent_model import LatentModel
 from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.discriminator import DiscriminatorState, init_discriminator
 from resshift_jax.training.mesh import with_shardings
 from resshift_jax.training.optimizer import OPTIMIZERS
 
@@ -24,6 +25,7 @@ class TrainingState(NamedTuple):
         optimizer: its state, such as moments.
         skipped: steps that changed nothing, as their gradient was not finite; () int32.
         skipped_in_a_row: of those, the last ones.
+        discriminator: a `DiscriminatorState`; None where there is none.
     """
 
     step: Array
@@ -32,6 +34,7 @@ class TrainingState(NamedTuple):
     optimizer: Any
     skipped: Array
     skipped_in_a_row: Array
+    discriminator: DiscriminatorState | None = None
 
 
 def init_state(config: TrainingConfig, params: Any = None) -> TrainingState:
@@ -46,6 +49,9 @@ def init_state(config: TrainingConfig, params: Any = None) -> TrainingState:
         optimizer=OPTIMIZERS[config.optimizer.kind].init(params),
         skipped=zero,
         skipped_in_a_row=zero,
+        discriminator=init_discriminator(
+            config.discriminator, jax.random.fold_in(jax.random.key(config.seed), 1)
+        ),
     )
 
 

@@ -16,13 +16,17 @@ from jax import Array
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from resshift_jax.config import BACKBONES
+from resshift_jax.degradation.colours import change_colours
 from resshift_jax.degradation.pairs import Pair, make_pairs
 from resshift_jax.flops import count_flops
-from resshift_jax.latent_model import LatentModel
+from resshift_jax.latent_model import LatentModel, flatten
 from resshift_jax.platform import COMPUTE_DTYPES, compiler_options, compute_on
 from resshift_jax.training.config import TrainingConfig
-from resshift_jax.training.losses import LossConfig, Terms, sample_losses
-from resshift_jax.training.mesh import AXES, BATCH
+from resshift_jax.training.discriminator import DiscriminatorState, adaptive_weight
+from resshift_jax.training.gradients import Gradients, gradient_of_share
+from resshift_jax.training.losses import Terms
+from resshift_jax.training.mesh import BATCH
 from resshift_jax.training.optimizer import OPTIMIZERS, clipped, learning_rate
 from resshift_jax.training.state import TrainingState, abstract_state
 
@@ -89,10 +93,16 @@ def abstract_pairs(config: TrainingConfig) -> Any:
 def make_prepare(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> jax.stages.Wrapped:
     """The compiled (step, images) -> pairs; images as in `make_pairs`, both on all devices."""
     batch = NamedSharding(mesh, BATCH)
+
+    def share(keys: Array, images: Mapping[str, Array]) -> Pair:
+        if config.colours.prob:
+            colour_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+            images = {**images, "hq": change_colours(colour_keys, images, config.colours)}
+        return make_pairs(keys, images, config.degradation)
+
     local = jax.shard_map(
-        partial(make_pairs, config=config.degradation),
-        mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH, check_vma=False,
-    )  # fmt: skip
+        share, mesh=mesh, in_specs=(BATCH, BATCH), out_specs=BATCH, check_vma=False
+    )
 
     def prepare(step: Array, images: Mapping[str, Array]) -> Pair:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, 0))(
@@ -123,19 +133,24 @@ def step_function(
 
     frozen: see `sample_losses`; a copy on each device. The state stays divided as it is given.
     """
-    gradient = partial(
-        gradient_of_share, model, loss=config.loss, micro_batches=config.micro_batches
-    )
     gradient = jax.shard_map(
-        gradient, mesh=mesh, in_specs=(P(), P(), BATCH, BATCH),
-        out_specs=(P(), BATCH, BATCH, BATCH), check_vma=False,
+        partial(gradient_of_share, config, model), mesh=mesh,
+        in_specs=(P(), P(), P(), P(), BATCH, BATCH), out_specs=(P(), BATCH), check_vma=False,
     )  # fmt: skip
 
     def step(state: TrainingState, frozen: Any, pairs: Pair) -> tuple[TrainingState, StepMetrics]:
         keys = sample_keys(config.seed, state.step, config.batch_size)
         keys = jax.lax.with_sharding_constraint(keys, NamedSharding(mesh, BATCH))
-        grads, loss, terms, t = gradient(state.params, frozen, pairs, keys)
-        next_state, grad_norm, rate = update(config, state, grads, loss.mean())
+        judge = None if state.discriminator is None else state.discriminator.params
+        weight = config.discriminator.weight * (state.step >= config.discriminator.start)
+        grads, (loss, terms, t) = gradient(state.params, judge, weight, frozen, pairs, keys)
+        if grads.adversarial is not None:
+            grads, weight = with_adversarial(config, grads, weight)
+        if judge is not None:
+            loss += weight * terms["adversarial"]
+        next_state, grad_norm, rate = update(
+            config, state, grads.params, loss.mean(), grads.discriminator
+        )
         group_loss, group_count = by_group(loss, t, config.model.chain.num_timesteps)
         metrics = StepMetrics(
             loss=loss.mean(),
@@ -152,82 +167,74 @@ def step_function(
     return step
 
 
-def gradient_of_share(
-    model: LatentModel,
-    params: Any,
-    frozen: Any,
-    pairs: Pair,
-    keys: Array,
-    *,
-    loss: LossConfig,
-    micro_batches: int,
-) -> tuple[Any, Array, Terms, Array]:
-    """The gradient, a mean over all devices, and the losses, terms and time-steps of this share.
-
-    The share is taken in parts, one after the other, whose gradients are averaged.
-    """
-    unet, num_timesteps = model.config.unet, model.config.chain.num_timesteps
-    latent = unet.image_size, unet.image_size, unet.latent_channels
-
-    def mean_loss(params: Any, pairs: Pair, keys: Array) -> tuple[Array, tuple]:
-        t, *drawn = jax.vmap(partial(draw, num_timesteps=num_timesteps, latent=latent))(keys)
-        losses, terms = sample_losses(model, params, frozen, pairs, t, *drawn, loss=loss)
-        return losses.mean(), (losses, terms, t)
-
-    compute = jax.grad(mean_loss, has_aux=True)
-    if micro_batches == 1:
-        grads, aux = compute(params, pairs, keys)
-    else:
-        parts = jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), (pairs, keys))
-
-        def accumulate(total: Any, part: tuple) -> tuple[Any, tuple]:
-            grads, aux = compute(params, *part)
-            return jax.tree.map(lambda a, g: a + g / micro_batches, total, grads), aux
-
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        grads, aux = jax.lax.scan(accumulate, zeros, parts)
-        aux = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), aux)
-    return jax.lax.pmean(grads, AXES), *aux
+def settled(sound: Array, old: Any, new: Any) -> Any:
+    """A tree that changes in a sound step alone."""
+    chosen = jax.tree.map(lambda o, n: jnp.where(sound, n, o), old, new)
+    # Or XLA computes what follows from the gradient anew each time: twice the memory traffic.
+    return jax.lax.optimization_barrier(chosen)
 
 
-def draw(key: Array, num_timesteps: int, latent: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """A time-step, evenly, the noise of a latent, and an offset in [0, 1)^2."""
-    t_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
-    t = jax.random.randint(t_key, (), 0, num_timesteps, jnp.int32)
-    offset = jax.random.uniform(jax.random.fold_in(key, 2), (2,))
-    return t, jax.random.normal(noise_key, latent, jnp.float32), offset
+def with_adversarial(
+    config: TrainingConfig, grads: Gradients, weight: Array
+) -> tuple[Gradients, Array]:
+    """The gradients with that of the discriminator's term in them, by its adaptive weight; that."""
+    last = BACKBONES[config.model.unet.kind].last_layer
+    assert last is not None  # or the configuration had been refused
+    path = f"{last(config.model.unet)}/kernel"
+    weight *= adaptive_weight(flatten(grads.params)[path], flatten(grads.adversarial)[path])
+    params = jax.tree.map(lambda g, a: g + weight * a, grads.params, grads.adversarial)
+    return grads._replace(params=params, adversarial=None), weight
 
 
 def update(
-    config: TrainingConfig, state: TrainingState, grads: Any, loss: Array
+    config: TrainingConfig,
+    state: TrainingState,
+    grads: Any,
+    loss: Array,
+    discriminator_grads: Any = None,
 ) -> tuple[TrainingState, Array, Array]:
     """The state after a step, the gradient's norm and the learning rate.
 
-    Where the loss or the gradient is not finite, all but the counters stays as it was.
+    Where the loss or a gradient is not finite, all but the counters stays as it was.
     """
     grad_norm = optax.tree.norm(grads)
     rate = learning_rate(config.optimizer, state.step, config.train_steps)
     sound = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    if discriminator_grads is not None:
+        sound &= jnp.isfinite(optax.tree.norm(discriminator_grads))
 
-    def settled(old: Any, new: Any) -> Any:
-        chosen = jax.tree.map(lambda o, n: jnp.where(sound, n, o), old, new)
-        # Or XLA computes what follows from the gradient anew each time: twice the memory traffic.
-        return jax.lax.optimization_barrier(chosen)
-
+    discriminator = state.discriminator
+    if discriminator is not None:
+        discriminator = learned(config, discriminator, discriminator_grads, state.step, sound)
     params, optimizer = OPTIMIZERS[config.optimizer.kind].update(
         config.optimizer, clipped(config.optimizer, grads, grad_norm), rate,
-        state.optimizer, state.params, settled,
+        state.optimizer, state.params, partial(settled, sound),
     )  # fmt: skip
     ema = jax.tree.map(lambda e, p: config.ema * e + (1 - config.ema) * p, state.ema, params)
     next_state = TrainingState(
         step=state.step + 1,
         params=params,
-        ema=settled(state.ema, ema),
+        ema=settled(sound, state.ema, ema),
         optimizer=optimizer,
         skipped=state.skipped + (1 - sound),
         skipped_in_a_row=jnp.where(sound, 0, state.skipped_in_a_row + 1),
+        discriminator=discriminator,
     )
     return next_state, grad_norm, rate
+
+
+def learned(
+    config: TrainingConfig, state: DiscriminatorState, grads: Any, step: Array, sound: Array
+) -> DiscriminatorState:
+    """The discriminator after a step; before its start, or in a step that is skipped, as it was."""
+    settings, start = config.discriminator.optimizer, config.discriminator.start
+    sound &= step >= start
+    rate = learning_rate(settings, jnp.maximum(step - start, 0), config.train_steps - start)
+    params, optimizer = OPTIMIZERS[settings.kind].update(
+        settings, clipped(settings, grads, optax.tree.norm(grads)), rate,
+        state.optimizer, state.params, partial(settled, sound),
+    )  # fmt: skip
+    return DiscriminatorState(params, optimizer)
 
 
 def by_group(loss: Array, t: Array, num_timesteps: int) -> tuple[Array, Array]:

@@ -165,7 +165,7 @@ def preview(
 
     lq, hq: (B, h, w, 3) and (B, H, W, 3) uint8; mask: (B, h, w, 1) in [0, 1], 1 where to fill.
     """
-    chain = model.chain()
+    chain = model.training_chain()
     lq, hq = (signed_from_uint8(image) for image in (lq, hq))
     cond = model.condition(lq, mask)
     z_0, z_y = model.encode(params, hq), model.encode_lq(params, cond)

@@ -1,37 +1,78 @@
 """Where a run's parameters come from: its configuration in, trees of numpy arrays out.
 
-The network starts from random parameters, a weight file, or another run; the first stage and LPIPS
-are not trained.
+The network starts from random parameters, a weight file, or another run; the first stage, LPIPS and
+a teacher are not trained.
 """
 
+import logging
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from resshift_jax.config import FirstStageConfig, ModelConfig, model_config
-from resshift_jax.latent_model import first_stage_shapes, flatten, unflatten
+from resshift_jax.latent_model import LatentModel, first_stage_shapes, flatten, unflatten
 from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.settings import ConfigError, leaves, to_dict
 from resshift_jax.training.checkpoints.checkpoint import read_part
 from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.losses import teacher_of
 from resshift_jax.weights import store
 from resshift_jax.weights.load import load_weights, read_first_stage
 from resshift_jax.weights.lpips import load_lpips
 from resshift_jax.weights.mapping import FlatParams
-from resshift_jax.weights.released import obtain_first_stage
+from resshift_jax.weights.released import load_released, obtain_first_stage
+from resshift_jax.weights.zoo import release_of_file
 
 FIRST_STAGE = "first_stage.safetensors"
+TEACHER = "teacher.safetensors"
 CHECKPOINTS = "checkpoints"
 
 Tree = dict[str, Any]
 
+logger = logging.getLogger(__name__)
 
-def load_frozen(config: TrainingConfig, run: Path | None = None) -> dict[str, Tree]:
-    """The parameters that are not trained: "first_stage", and LPIPS as "vgg", "alex" where needed.
+
+class Teacher(NamedTuple):
+    """A teacher's model, and the parameters of its backbone."""
+
+    model: ModelConfig
+    params: FlatParams
+
+
+def load_teacher(config: TrainingConfig, run: Path | None = None) -> Teacher | None:
+    """The teacher that loss.teacher names; None: there is none.
+
+    run: the folder of one that goes on, with the teacher that it began with.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file or run; the line says which.
+    """
+    name = config.loss.teacher
+    if name is None:
+        return None
+    path = Path(name) if run is None else run / TEACHER
+    if path.is_dir():
+        _, model, flat = read_ema(path)
+        return Teacher(model, flat)
+    release = release_of_file(path.stem)
+    if not path.exists() and path.name in (path.stem, f"{path.stem}.pth") and release is not None:
+        model, params = load_released(release.config.task, release.version)
+    else:
+        expected = config.loss.teacher_model if path.suffix == ".pth" else None
+        model, params = load_weights(path, expected=expected, need_first_stage=False)
+    return Teacher(model, params["unet"])
+
+
+def load_frozen(
+    config: TrainingConfig, run: Path | None = None, teacher: Teacher | None = None
+) -> dict[str, Tree]:
+    """The parameters that are not trained.
+
+    "first_stage", and where needed LPIPS as "vgg", "alex", and the teacher's backbone as "teacher".
 
     run: the folder of one that goes on, with the first stage that it began with.
 
@@ -41,6 +82,8 @@ def load_frozen(config: TrainingConfig, run: Path | None = None) -> dict[str, Tr
     frozen = {"first_stage": unflatten(load_first_stage(config, run))}
     for network in config.loss.networks:
         frozen[network] = load_lpips(network, config.lpips_file(network))
+    if teacher is not None:
+        frozen["teacher"] = _as_float32(teacher.params)
     return frozen
 
 
@@ -53,6 +96,9 @@ def abstract_frozen(config: TrainingConfig) -> dict[str, Any]:
     for network in config.loss.networks:
         init = partial(LPIPS(network).init, jax.random.key(0))
         frozen[network] = jax.eval_shape(init, image, image)["params"]
+    if config.loss.teacher is not None:
+        teacher = teacher_of(LatentModel(config.model), config.loss)
+        frozen["teacher"] = jax.eval_shape(teacher.init, jax.random.key(0))
     return frozen
 
 
@@ -83,20 +129,29 @@ def load_first_stage(config: TrainingConfig, run: Path | None = None) -> FlatPar
     return read_first_stage(path, stage)[1]
 
 
-def keep_first_stage(folder: Path, params: FlatParams) -> None:
-    """Keeps a first stage with the run, for which it must stay the same to the end."""
-    if params:
-        store.write_tensors(folder / FIRST_STAGE, params)
+def keep_frozen(folder: Path, first_stage: FlatParams, teacher: Teacher | None) -> None:
+    """Keeps a first stage and a teacher with the run, for which they must stay the same."""
+    if first_stage:
+        store.write_tensors(folder / FIRST_STAGE, first_stage)
+    if teacher is not None:
+        store.save(folder / TEACHER, teacher.model, {"unet": teacher.params, "first_stage": {}})
 
 
-def load_init(config: TrainingConfig) -> Tree | None:
+def load_init(config: TrainingConfig, teacher: Teacher | None = None) -> Tree | None:
     """The parameters that the network starts from; None: random ones.
+
+    Those of `init`, or a copy of the teacher, if its network is the same.
 
     Raises:
         FileNotFoundError, ValueError: no such file or run, or one of another network.
     """
     if config.init is None:
-        return None
+        if teacher is None:
+            return None
+        alike = teacher.model.unet == config.model.unet
+        words = "a copy of its teacher" if alike else "random parameters: its teacher's differs"
+        logger.info("the network starts from %s", words)
+        return _as_float32(teacher.params) if alike else None
     path = Path(config.init)
     if path.is_dir():
         _, model, flat = read_ema(path)
@@ -109,6 +164,10 @@ def load_init(config: TrainingConfig) -> Tree | None:
         network, flat = model.unet, params["unet"]
     if network != config.model.unet:
         raise ConfigError(f"init: {path} holds another network, {_difference(network, config)}")
+    return _as_float32(flat)
+
+
+def _as_float32(flat: FlatParams) -> Tree:
     return unflatten({name: np.asarray(value, np.float32) for name, value in flat.items()})
 
 

@@ -171,6 +171,11 @@ def released_config(
     return candidates[0].config
 
 
+def release_of_file(file_stem: str) -> Released | None:
+    """The released model of a file's name without suffix, also of an earlier name; None: none."""
+    return _BY_FILE.get(file_stem)
+
+
 def any_release(file_stem: str, task: str | None) -> Released:
     """A released model of the task, or of the file's name, or the first of all."""
     name = None if task is None else canonical_task(task)

@@ -174,8 +174,6 @@ def test_pairs_that_cannot_be_cropped_alike_are_refused():
         crop_pair(hq, lq, rng, CropConfig("square", 32), 4)
     with pytest.raises(InputError, match=r"data.crop.size: 30 given.*multiple of the scale \(4\)"):
         crop_pair(hq, lq, rng, CropConfig("random", 30), 4)
-    with pytest.raises(InputError, match=r"data.crop.max_reduction: 2 given.*keep their pixels"):
-        crop_pair(hq, lq, rng, CropConfig("random", 32, max_reduction=2), 4)
 
 
 @pytest.mark.parametrize(

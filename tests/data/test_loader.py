@@ -136,6 +136,20 @@ def test_pairs(tmp_path):
         np.testing.assert_array_equal(batch["hq"], batch["lq"].repeat(4, 1).repeat(4, 2))
 
 
+def test_pairs_beside_images_of_which_they_are_to_be_made(tmp_path):
+    plain, paired = folder(tmp_path / "a", 3), pairs(tmp_path / "pairs", 3)
+    loader = make(plain, paired, crop=CropConfig("random", 16, max_reduction=1.5))
+    given = []
+    for batch in take(loader, 4):
+        np.testing.assert_array_equal(batch["given"], batch["record"][:, 0] == 1)
+        for hq, lq, is_given in zip(batch["hq"], batch["lq"], batch["given"], strict=True):
+            if is_given:
+                np.testing.assert_array_equal(hq, lq.repeat(4, 0).repeat(4, 1))
+            assert is_given or not lq.any()
+        given += batch["given"].tolist()
+    assert sum(given) == 8
+
+
 def test_a_pair_that_does_not_fit_ends_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr("resshift_jax.data.sources.CHECKED_PAIRS", 1)
     config = pairs(tmp_path, 3)
@@ -149,7 +163,10 @@ def test_loaders_that_cannot_be(tmp_path):
     for arguments, message in (
         ({}, "data.sources: none given"),
         ({"batch_size": 5, "shards": 2}, "batch_size: 5 given, must be a multiple of .*2"),
-        ({"sources": (plain, paired)}, f"{paired.path} has low-quality images and {plain.path} "),
+        (
+            {"sources": (paired,), "crop": CropConfig("random", 16, max_reduction=2)},
+            "data.crop.max_reduction: 2.* keep their pixels",
+        ),
         ({"sources": (paired,), "crop": CropConfig("square", 16)}, "data.crop.method: 'square'"),
     ):
         sources = arguments.pop("sources", (plain,) if arguments else ())

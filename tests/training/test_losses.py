@@ -28,14 +28,11 @@ from resshift_jax.latent_model import LatentModel, flatten
 from resshift_jax.platform import Compute
 from resshift_jax.schedule import make_schedule
 from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.image_terms import ImageContext, amplitudes, cut, spectrum_error
 from resshift_jax.training.losses import (
-    ImageContext,
     LossConfig,
-    amplitudes,
     compare_images,
-    cut,
     sample_losses,
-    spectrum_error,
     squared_error,
     step_weight,
 )
@@ -62,7 +59,7 @@ def test_three_published_steps():
     pair = Pair(jnp.asarray(expected["gt"]), jnp.asarray(expected["lq"]))
 
     def mean_loss(params, t, noise):
-        loss, terms = sample_losses(
+        loss, terms, _ = sample_losses(
             LatentModel(MINI), params, frozen, pair, t, noise, loss=config.loss
         )
         return loss.mean(), (loss, terms)
@@ -145,7 +142,7 @@ def test_terms_add_up_and_reach_the_network_through_the_frozen_decoder():
     loss = LossConfig({"mse": 2.0, "l1": 0.5, "edge": 3.0})
 
     def of_images(params):
-        total, terms = sample_losses(model, params, frozen, pair, t, noise, loss=loss)
+        total, terms, _ = sample_losses(model, params, frozen, pair, t, noise, loss=loss)
         return (total - 2 * terms["mse"]).mean(), (total, terms)
 
     grads, (total, terms) = jit(jax.grad(of_images, has_aux=True))(params)
@@ -179,13 +176,14 @@ def test_image_terms():
     loss = LossConfig({"l1": 1.0, "edge": 1.0, "lpips_alex": 1.0})
     offset = jnp.zeros((2, 2))
     compare = partial(compare_images, LatentModel(model), frozen, loss=loss)
-    terms = compare(jnp.asarray(x), jnp.asarray(y), offset)
+    terms, image = compare(jnp.asarray(x), jnp.asarray(y), offset)
+    np.testing.assert_array_equal(image, x)
     np.testing.assert_allclose(terms["l1"], np.abs(x - y).mean((1, 2, 3)), rtol=1e-5)
     d = x - y
     down = np.abs(d[:, 1:] - d[:, :-1]).mean((1, 2, 3))
     across = np.abs(d[:, :, 1:] - d[:, :, :-1]).mean((1, 2, 3))
     np.testing.assert_allclose(terms["edge"], (down + across) / 2, rtol=1e-5)
-    clipped = compare(jnp.clip(x, -1, 1), jnp.asarray(y), offset)
+    clipped, _ = compare(jnp.clip(x, -1, 1), jnp.asarray(y), offset)
     np.testing.assert_array_equal(terms["lpips_alex"], clipped["lpips_alex"])
     assert (terms["lpips_alex"] > 0.05).all()
 

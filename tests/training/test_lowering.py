@@ -38,6 +38,8 @@ def placed(tree, spec: P):
         ("realsr_x4_v3", ["micro_batches=2"], "cuda", jnp.bfloat16, 118_593_583),
         ("realsr_x4_v3", ["batch_size=32"], "cuda", jnp.float32, 118_593_583),
         ("small_x4", [], "tpu", jnp.bfloat16, 6_890_637),
+        ("sinsr_x4", ["discriminator.weight=0.1"], "tpu", jnp.bfloat16, 118_593_583),
+        ("sinsr_x4", ["batch_size=32"], "cuda", jnp.float32, 118_593_583),
     ],
 )
 def test_the_step_lowers(name, settings, platform, dtype, parameters):

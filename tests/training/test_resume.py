@@ -2,14 +2,22 @@
 
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import assert_one_line_error
-from runs import SMALLEST, TINY, save_photos, start_processes, start_training, train
+from runs import (
+    SMALLEST,
+    TINY,
+    assert_same_run,
+    save_photos,
+    start_processes,
+    start_training,
+    train,
+    wait_for,
+)
 
 from resshift_jax.cli import train as train_script
 from resshift_jax.training.checkpoints.checkpoint import read_part
@@ -48,24 +56,6 @@ def whole(photos, cache, validated, tmp_path_factory) -> Path:
     assert said.count("unreadable, another is taken instead (1 so far)") == 1
     assert f"{photos}/broken.jpg" in said
     return folder
-
-
-def wait_for(process: subprocess.Popen, path: Path) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.005)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    for name in ("losses.csv", "validation.csv"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
-    for part in ("params", "ema", "optimizer"):
-        (step, _, a), (other_step, _, b) = (
-            read_part(run / "checkpoints", part) for run in (one, other)
-        )
-        assert step == other_step
-        assert a.keys() == b.keys()
-        assert all(a[name].tobytes() == b[name].tobytes() for name in a)
 
 
 @pytest.mark.slow

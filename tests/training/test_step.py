@@ -15,13 +15,13 @@ from resshift_jax.latent_model import LatentModel
 from resshift_jax.platform import COMPUTE_DTYPES, Compute
 from resshift_jax.settings import ConfigError
 from resshift_jax.training.config_file import read_config
+from resshift_jax.training.gradients import draw
 from resshift_jax.training.mesh import make_mesh, require_divisible, spec_of
 from resshift_jax.training.optimizer import AdamWConfig, learning_rate
 from resshift_jax.training.state import abstract_state, init_state, sharded_init
 from resshift_jax.training.step import (
     TIME_GROUPS,
     by_group,
-    draw,
     make_prepare,
     make_step,
     sample_keys,
@@ -136,7 +136,8 @@ def test_clipping_bounds_the_gradient_and_decay_shrinks_weights():
 
 
 def test_draws_are_functions_of_seed_step_and_index():
-    sample = partial(jax.vmap(partial(draw, num_timesteps=15, latent=(4, 4, 3))))
+    config = read_config(TINY, [*SMALLEST, "model.chain.num_timesteps=15"])
+    sample = jax.vmap(partial(draw, config))
     keys = sample_keys(7, jnp.int32(5), 4096)
     t, noise, offset = sample(keys)
     assert_same(sample(sample_keys(7, jnp.int32(5), 100)), (t[:100], noise[:100], offset[:100]))

@@ -30,7 +30,7 @@ from resshift_jax.training.losses import LossConfig
 from resshift_jax.training.state import init_state
 from resshift_jax.training.weights import (
     CHECKPOINTS,
-    keep_first_stage,
+    keep_frozen,
     load_frozen,
     load_init,
     read_ema,
@@ -58,7 +58,7 @@ def run(file, tmp_path_factory) -> Path:
     config = replace(CONFIG, init=str(file))
     state = init_state(config, load_init(config))
     state = state._replace(params={"none": np.zeros(1, np.float32)})
-    keep_first_stage(folder, flatten(load_frozen(config, folder)["first_stage"]))
+    keep_frozen(folder, flatten(load_frozen(config, folder)["first_stage"]), None)
     checkpoints = Checkpoints(folder / CHECKPOINTS)
     checkpoints.save(7, state, {"config": to_dict(config)})
     checkpoints.wait()
