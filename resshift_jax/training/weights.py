@@ -5,6 +5,7 @@ a teacher are not trained.
 """
 
 import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resshift_jax.config import FirstStageConfig, ModelConfig, model_config
+from resshift_jax.config import FirstStageConfig, ModelConfig, UNetConfig, model_config
 from resshift_jax.latent_model import LatentModel, first_stage_shapes, flatten, unflatten
 from resshift_jax.nn.lpips import LPIPS
 from resshift_jax.settings import ConfigError, leaves, to_dict
@@ -140,7 +141,8 @@ def keep_frozen(folder: Path, first_stage: FlatParams, teacher: Teacher | None) 
 def load_init(config: TrainingConfig, teacher: Teacher | None = None) -> Tree | None:
     """The parameters that the network starts from; None: random ones.
 
-    Those of `init`, or a copy of the teacher, if its network is the same.
+    Those of `init`, to which blocks of the pixel head may be added; or a copy of the teacher, if
+    its network is the same.
 
     Raises:
         FileNotFoundError, ValueError: no such file or run, or one of another network.
@@ -162,9 +164,19 @@ def load_init(config: TrainingConfig, teacher: Teacher | None = None) -> Tree | 
             expected=config.model if path.suffix == ".pth" else None, need_first_stage=False,
         )  # fmt: skip
         network, flat = model.unet, params["unet"]
-    if network != config.model.unet:
+    if _has_fewer_pixel_blocks(network, config.model.unet):
+        logger.info("init: %s has fewer pixel_blocks; the others change nothing at first", path)
+        flat = flatten(LatentModel(config.model).init(jax.random.key(config.seed))) | dict(flat)
+    elif network != config.model.unet:
         raise ConfigError(f"init: {path} holds another network, {_difference(network, config)}")
     return _as_float32(flat)
+
+
+def _has_fewer_pixel_blocks(network: Any, wanted: Any) -> bool:
+    if not isinstance(network, UNetConfig) or not isinstance(wanted, UNetConfig):
+        return False
+    blocks = wanted.pixel_blocks
+    return network.pixel_blocks < blocks and replace(network, pixel_blocks=blocks) == wanted
 
 
 def _as_float32(flat: FlatParams) -> Tree:

@@ -47,6 +47,16 @@ def test_pairs_of_every_kind(kind):
         np.testing.assert_array_equal(pair.lq, pair.hq[:, ::4, ::4])
 
 
+def test_some_pairs_are_given():
+    config = DEGRADATIONS["bicubic"].settings()
+    lq = np.full((2, 16, 16, 3), 7, np.uint8)
+    crops = {"hq": CROPS, "lq": lq, "given": np.array([True, False])}
+    pair, made = make_pairs(KEYS, crops, config), make_pairs(KEYS, {"hq": CROPS}, config)
+    assert_close(pair.lq[0], lq[0] / 127.5 - 1, 1e-6)
+    np.testing.assert_array_equal(pair.lq[1], made.lq[1])
+    np.testing.assert_array_equal(pair.hq, made.hq)
+
+
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_a_row_stands_at_the_kind_of_its_settings(kind):
     config = DEGRADATIONS[kind].settings()

@@ -23,6 +23,7 @@ from resshift_jax.config import UNetConfig
 from resshift_jax.latent_model import flatten
 from resshift_jax.nn.layers import depth_to_space, space_to_depth
 from resshift_jax.nn.unet import PixelHead, SwinUNet
+from resshift_jax.settings import ConfigError
 
 TOLERANCE = 1e-5
 BLOCK_TOLERANCE = 5e-6  # of the largest value, about 10 inside the network
@@ -211,6 +212,21 @@ def test_a_pixel_head_treats_all_pixels_of_a_block_alike():
         moved = output(np.roll(x_t, (down, across), (1, 2)))
         moved = np.roll(moved, (-down, -across), (1, 2))[:, inside, inside]
         assert_close(moved, expected, 1e-6)
+
+
+def test_blocks_of_a_pixel_head_begin_as_nothing():
+    rng = np.random.default_rng(0)
+    features, x_t, lq = (rng.normal(size=(1, 8, 8, c)).astype(np.float32) for c in (4, 48, 3))
+    params = PixelHead(8, 2).init(jax.random.key(0), features, x_t, lq)["params"]
+    params["conv_out"]["kernel"] += 0.1
+    plain = {name: value for name, value in params.items() if not name.startswith("block")}
+    assert len(params) == len(plain) + 4
+    output = PixelHead(8, 2).apply({"params": params}, features, x_t, lq)
+    np.testing.assert_array_equal(PixelHead(8).apply({"params": plain}, features, x_t, lq), output)
+    params["block_1_conv_1"]["kernel"] += 0.1
+    assert (PixelHead(8, 2).apply({"params": params}, features, x_t, lq) != output).any()
+    with pytest.raises(ConfigError, match=r"unet.pixel_blocks: 1 given with pixel_channels=0"):
+        replace(TINY_UNET, pixel_blocks=1)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ from resshift_jax.training.losses import LossConfig, sample_losses, teacher_of
 from resshift_jax.training.weights import load_init, load_teacher
 from resshift_jax.weights import store
 from resshift_jax.weights.mapping import to_torch, unet_rules
-from resshift_jax.weights.zoo import FIFTEEN_STEPS, ONE_STEP
+from resshift_jax.weights.zoo import FIFTEEN_STEPS, ONE_STEP, released_config
 
 STUDENT = ModelConfig(task="sinsr", chain=ONE_STEP, unet=MINI_UNET, first_stage=MINI_VQ)
 SINSR = LossConfig(
@@ -141,7 +141,7 @@ def test_a_teacher_in_pixels_of_another_target(tmp_path):
     np.testing.assert_allclose(terms["inverse"], expected, rtol=1e-4)
 
 
-def test_where_a_teacher_comes_from(tmp_path, mini_files, caplog):
+def test_where_a_teacher_comes_from(tmp_path, mini_files, caplog, monkeypatch):
     """A file tells its model; a student of another network starts from random parameters."""
     config = read_config(TINY, [*ONE, TAUGHT % (tmp_path / "absent.safetensors")])
     with pytest.raises(FileNotFoundError, match="absent"):
@@ -155,6 +155,17 @@ def test_where_a_teacher_comes_from(tmp_path, mini_files, caplog):
     with caplog.at_level("INFO", "resshift_jax"):
         assert load_init(larger, teacher) is None
     assert "random parameters" in caplog.messages[-1]
+    # A released one is asked for by name, as the first stage is.
+    asked = []
+
+    def load_released(*names):
+        asked.append(names)
+        return store.load(path)
+
+    monkeypatch.setattr("resshift_jax.training.weights.load_released", load_released)
+    for name in ("resshift_realsrx4_s15", "resshift_realsrx4_s4_v3.pth"):
+        load_teacher(read_config(TINY, [*ONE, TAUGHT % name]))
+    assert asked == [("realsrx4", "v2"), ("realsrx4", "v3")]
     # A .pth of no known name needs the configuration of its model.
     own = replace(SINSR, teacher=str(mini_files["unet"]))
     crop = CropConfig(size=64)
@@ -210,7 +221,7 @@ def test_what_is_trained_does_not_depend_on_the_steps_that_are_sampled():
 
 def test_the_published_recipe_and_what_it_costs():
     config = read_config(find_config("sinsr_x4"))
-    assert config.model == replace(ModelConfig(task="sinsr", chain=ONE_STEP))
+    assert config.model == released_config("SinSR_v1")  # so that it converts to one
     assert config.loss.of("teacher") == {"distill": 1.0, "inverse": 1.0, "ground_truth": 1.0}
     assert (config.train_steps, config.optimizer.learning_rate) == (30_000, 5e-5)
     assert teacher_of(LatentModel(config.model), config.loss).config.chain.num_timesteps == 15

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import runs
 from conftest import (
     MINI_UNET,
     MINI_VQ,
@@ -22,10 +24,11 @@ from resshift_jax.cli import export
 from resshift_jax.config import ModelConfig
 from resshift_jax.data.config import CropConfig, DataConfig
 from resshift_jax.degradation.config import RealEsrganConfig
-from resshift_jax.latent_model import flatten
+from resshift_jax.latent_model import LatentModel, flatten
 from resshift_jax.settings import ConfigError, to_dict
 from resshift_jax.training.checkpoints.checkpoint import Checkpoints
 from resshift_jax.training.config import TrainingConfig
+from resshift_jax.training.config_file import read_config
 from resshift_jax.training.losses import LossConfig
 from resshift_jax.training.state import init_state
 from resshift_jax.training.weights import (
@@ -100,6 +103,21 @@ def test_another_network_is_refused(file, run):
             match=r"init: .* another network, with model\.unet\.swin_depth=1, here it is 2",
         ):
             load_init(replace(CONFIG, model=other, init=str(init)))
+
+
+def test_a_pixel_head_may_grow(tmp_path, caplog):
+    config = read_config(runs.TINY, [*runs.SMALLEST, "model.unet.pixel_channels=8"])
+    file = tmp_path / "model.safetensors"
+    params = flatten(LatentModel(config.model).init(jax.random.key(1)))
+    store.save(file, config.model, {"unet": params, "first_stage": {}})
+    grown = replace(config.model.unet, pixel_blocks=2)
+    config = replace(config, init=str(file), model=replace(config.model, unet=grown))
+    with caplog.at_level("INFO", "resshift_jax"):
+        found = flatten(load_init(config))
+    assert "fewer pixel_blocks" in caplog.messages[-1]
+    before = store.load(file)[1]["unet"]
+    assert_same({name: found[name] for name in before}, before)
+    assert {name.split("/")[1][:5] for name in found.keys() - before.keys()} == {"block"}
 
 
 def test_the_first_stage_stays_with_the_run(run):
