@@ -13,7 +13,7 @@ picture: demo
 	$(RUN)/python examples/picture.py examples results examples/pictures/restored.webp
 
 test: $(VENV)/developing
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/developing
 	$(RUN)/ruff check . && $(RUN)/ruff format --check . && $(RUN)/mypy

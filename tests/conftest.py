@@ -199,6 +199,13 @@ def assert_one_line_error(capsys, *parts: str) -> None:
         assert part in lines[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs of one file are of no use to the next, and fill the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def mini_files(tmp_path_factory) -> dict[str, Path]:
     """A .pth of each small network, by its name in the manifest."""
