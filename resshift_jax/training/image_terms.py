@@ -16,6 +16,9 @@ from resshift_jax.platform import Compute
 Images = Float[Array, "b H W 3"]
 PerSample = Float[Array, "b"]
 
+# Rows: luma, and red and blue beside it.
+_OPPONENT = np.array([[0.299, 0.587, 0.114], [0.701, -0.587, -0.114], [-0.299, -0.587, 0.886]])
+
 
 class ImageContext(NamedTuple):
     """What a term of the image may need besides the images.
@@ -24,6 +27,7 @@ class ImageContext(NamedTuple):
         frozen: parameters of LPIPS, as "vgg" and "alex" where they are needed.
         offset: (B, 2) float32 in [0, 1), where windows lie, from top left to bottom right.
         window: side of the windows that LPIPS compares; None: everything.
+        scale: side of the image over that of the low-quality one.
         compute: how networks compute.
     """
 
@@ -31,6 +35,7 @@ class ImageContext(NamedTuple):
     offset: Array
     window: int | None
     compute: Compute
+    scale: int = 1
 
 
 def absolute_error(x: Images, y: Images, context: ImageContext) -> PerSample:
@@ -42,6 +47,25 @@ def edge_error(x: Images, y: Images, context: ImageContext) -> PerSample:
     """Mean absolute difference of the steps between neighbours, of rows and of columns."""
     down, across = (jnp.diff(x - y, axis=axis) for axis in (1, 2))
     return (jnp.abs(down).mean((1, 2, 3)) + jnp.abs(across).mean((1, 2, 3))) / 2
+
+
+def phase_error(x: Images, y: Images, context: ImageContext) -> PerSample:
+    """Mean absolute difference of how strong detail is at each phase of the low-quality grid.
+
+    That is the mean |step| of luma to the next pixel, of steps that lie alike beside a pixel of the
+    low-quality image. What was enlarged has weaker ones at some phases, which shows as a grid.
+    """
+    luma = jnp.asarray(_OPPONENT[0], x.dtype)
+
+    def strengths(image: Array) -> Array:
+        planes = image @ luma
+        steps = [jnp.abs(jnp.diff(plane)) for plane in (planes, planes.swapaxes(1, 2))]
+        phases = [
+            s[..., i :: context.scale].mean((1, 2)) for s in steps for i in range(context.scale)
+        ]
+        return jnp.stack(phases, -1)
+
+    return jnp.abs(strengths(x) - strengths(y)).mean(-1)
 
 
 def lpips(x: Images, y: Images, context: ImageContext, *, network: Network) -> PerSample:
@@ -66,8 +90,6 @@ def cut(images: Array, offset: Array, window: int) -> Array:
     return jax.vmap(one)(images, corners)
 
 
-# Rows: luma, and red and blue beside it.
-_OPPONENT = np.array([[0.299, 0.587, 0.114], [0.701, -0.587, -0.114], [-0.299, -0.587, 0.886]])
 _TILE = 16
 
 

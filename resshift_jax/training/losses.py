@@ -36,6 +36,7 @@ from resshift_jax.training.image_terms import (
     absolute_error,
     edge_error,
     lpips,
+    phase_error,
     spectrum_error,
 )
 
@@ -78,6 +79,7 @@ LOSSES: dict[str, LossTerm] = {
     "l1": LossTerm(absolute_error),
     "edge": LossTerm(edge_error),
     "spectrum": LossTerm(spectrum_error),
+    "phase": LossTerm(phase_error),
 }
 
 
@@ -245,7 +247,7 @@ def compare_images(
 ) -> tuple[Terms, Images]:
     """What sets the decoded prediction of z_0 (B, h', w', c) apart from the image; it itself."""
     decoded = model.decode(frozen, z_0)
-    context = ImageContext(frozen, offset, loss.lpips_window, model.compute)
+    context = ImageContext(frozen, offset, loss.lpips_window, model.compute, model.config.scale)
     terms = {name: LOSSES[name].compute(decoded, hq, context) for name in loss.of("image")}
     return terms, decoded
 

@@ -163,13 +163,16 @@ def preview(
 ) -> tuple[Array, Array]:
     """x_t of the middle step and the x_0 predicted from it, decoded: (B, H, W, 3) about [-1, 1].
 
+    Of a model of one step it is that step.
+
     lq, hq: (B, h, w, 3) and (B, H, W, 3) uint8; mask: (B, h, w, 1) in [0, 1], 1 where to fill.
     """
     chain = model.training_chain()
     lq, hq = (signed_from_uint8(image) for image in (lq, hq))
     cond = model.condition(lq, mask)
     z_0, z_y = model.encode(params, hq), model.encode_lq(params, cond)
-    t = jnp.full(len(lq), model.config.chain.num_timesteps // 2)
+    last = chain.schedule.num_steps - 1
+    t = jnp.full(len(lq), last if model.config.chain.is_one_step else (last + 1) // 2)
     x_t = chain.q_sample(z_0, z_y, t, jax.random.normal(jax.random.key(seed), z_0.shape))
     x_0 = chain.denoised(model.denoiser(params, cond), x_t, z_y, t)
     return model.decode(params, x_t), model.decode(params, x_0)

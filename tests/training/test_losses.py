@@ -28,7 +28,13 @@ from resshift_jax.latent_model import LatentModel, flatten
 from resshift_jax.platform import Compute
 from resshift_jax.schedule import make_schedule
 from resshift_jax.training.config import TrainingConfig
-from resshift_jax.training.image_terms import ImageContext, amplitudes, cut, spectrum_error
+from resshift_jax.training.image_terms import (
+    ImageContext,
+    amplitudes,
+    cut,
+    phase_error,
+    spectrum_error,
+)
 from resshift_jax.training.losses import (
     LossConfig,
     compare_images,
@@ -186,6 +192,25 @@ def test_image_terms():
     clipped, _ = compare(jnp.clip(x, -1, 1), jnp.asarray(y), offset)
     np.testing.assert_array_equal(terms["lpips_alex"], clipped["lpips_alex"])
     assert (terms["lpips_alex"] > 0.05).all()
+
+
+def test_detail_that_is_weaker_at_some_phases_is_seen():
+    rng = np.random.default_rng(0)
+    y = np.repeat(rng.uniform(-1, 1, (2, 32, 32, 1)), 3, -1).astype(np.float32)
+    x = y.copy()
+    x[:, :, 2::4] = x[:, :, 1::4]  # no step between these columns
+    context = ImageContext({}, jnp.zeros((2, 2)), None, Compute(), scale=4)
+    found = phase_error(jnp.asarray(x), jnp.asarray(y), context)
+    strengths = [
+        np.stack([np.abs(np.diff(a[..., 0], axis=axis)).take(range(i, 31, 4), axis).mean((1, 2))
+                  for axis in (2, 1) for i in range(4)])
+        for a in (x, y)
+    ]  # fmt: skip
+    np.testing.assert_allclose(strengths[0][1], 0)
+    np.testing.assert_allclose(found, np.abs(np.subtract(*strengths)).mean(0), rtol=1e-5)
+    # Where detail lies does not count, nor where it begins.
+    flipped = jnp.asarray(y[:, ::-1].copy())
+    assert (phase_error(flipped, jnp.asarray(y), context) < 0.2 * found).all()
 
 
 def test_windows():
