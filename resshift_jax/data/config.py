@@ -25,12 +25,14 @@ class SourceConfig:
         lq: folder with the low-quality image of each, under the same name.
         weight: how often its images are seen, beside the weights of the other sources; None: their
             number, so that each image of all sources is seen equally often.
+        kind: what its images are, for the log: "photographs", "textures"; None: its path.
         data_dir: where TensorFlow Datasets has its sets; None: its own default.
     """
 
     path: str
     lq: str | None = None
     weight: float | None = None
+    kind: str | None = None
     data_dir: str | None = None
 
     def __post_init__(self) -> None:

@@ -88,6 +88,15 @@ class Loader:
         self._batches = samples.batch(batch_size // shards)
         self._unreadable: dict[tuple[int, int], str] = {}
 
+    def shares(self) -> dict[str, float]:
+        """How much of what is read is of each kind of source, 1 in sum."""
+        weights = _weights(self.config, self.sources)
+        found: dict[str, float] = {}
+        for source, weight in zip(self.config.sources, weights, strict=True):
+            kind = source.kind or source.path
+            found[kind] = found.get(kind, 0) + weight / sum(weights)
+        return found
+
     def batch(self, step: int) -> Batch:
         """The batch of a step, read now. Raises InputError as `batches` does."""
         batch: Batch = self._batches[step * self._shards + self._shard]
@@ -182,6 +191,11 @@ class Loader:
         return lines
 
 
+def _weights(config: DataConfig, sources: tuple[Source, ...]) -> list[float]:
+    pairs = zip(config.sources, sources, strict=True)
+    return [len(source) if said.weight is None else said.weight for said, source in pairs]
+
+
 def _samples(
     config: DataConfig, sources: tuple[Source, ...], scale: int, seed: int
 ) -> grain.MapDataset:
@@ -191,9 +205,7 @@ def _samples(
         grain.MapDataset.source(_Records(number, source)).shuffle(seed=seeds[number + 1]).repeat()
         for number, source in enumerate(sources)
     ]
-    pairs = zip(config.sources, sources, strict=True)
-    weights = [len(source) if said.weight is None else said.weight for said, source in pairs]
-    mixed = grain.MapDataset.mix(endless, weights)
+    mixed = grain.MapDataset.mix(endless, _weights(config, sources))
     paired = {source.paired for source in sources}
     crop = partial(_cropped, config=config.crop, scale=scale, some_paired=len(paired) == 2)
     return mixed.random_map(crop, seed=seeds[0])

@@ -334,5 +334,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in values.items() if key not in _OF_THE_MACHINE}
     data = {key: value for key, value in kept["data"].items() if key not in _OF_THE_READERS}
+    for source in data["sources"]:
+        source.pop("kind", None)  # which is for the log
     weights = {name: weight for name, weight in kept["loss"]["weights"].items() if weight}
     return {**kept, "data": data, "loss": {**kept["loss"], "weights": weights}}

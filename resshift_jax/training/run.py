@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from resshift_jax.console import printable
 from resshift_jax.data.loader import Batch, Loader
 from resshift_jax.evaluation.metrics import METRICS
 from resshift_jax.flops import peak_flops
@@ -129,6 +130,7 @@ def open_run(
     if found is not None and not accept_changes:
         require_same(folder, resolved, found[1]["config"])
     frozen = load_frozen(config, before, teacher)
+    log_shares(loader)
     validation = None
     if config.validation.hq is not None:
         validation = Validation(config, model, topology)
@@ -228,6 +230,14 @@ def whole(mesh: Mesh, tree: Any) -> Any:
 def images_of(batch: Batch) -> Batch:
     """What of a batch goes to the devices."""
     return {name: images for name, images in batch.items() if name != "record"}
+
+
+def log_shares(loader: Loader) -> None:
+    """Logs how much of a batch is of each kind, where there are several."""
+    shares = loader.shares()
+    if len(shares) > 1:
+        told = ", ".join(f"{share:.0%} {printable(kind)}" for kind, share in shares.items())
+        logger.info("images: %s", told)
 
 
 def log_unreadable(loader: Loader, batch: Batch) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,13 @@ def test_pairs_beside_images_of_which_they_are_to_be_made(tmp_path):
             assert is_given or not lq.any()
         given += batch["given"].tolist()
     assert sum(given) == 8
+
+
+def test_how_much_there_is_of_each_kind(mixture):
+    assert make(*mixture).shares() == {mixture[0].path: 0.7, mixture[1].path: 0.3}
+    kinds = ("texture", 1.0), ("texture", 2.0), (None, 1.0)
+    sources = [replace(mixture[0], kind=kind, weight=weight) for kind, weight in kinds]
+    assert make(*sources).shares() == {"texture": 0.75, mixture[0].path: 0.25}
 
 
 def test_a_pair_that_does_not_fit_ends_the_training(tmp_path, monkeypatch):

@@ -104,6 +104,14 @@ def test_what_a_machine_and_a_log_may_change():
         assert changed(setting) == [setting.split("=")[0]]
 
 
+def test_the_kind_of_a_source_may_change():
+    sources = "data.sources=[{path: a%s}]"
+    before = to_dict(read_config(CONFIGS / "tiny.yaml", [sources % ""]))
+    del before["data"]["sources"][0]["kind"]  # as checkpoints of before have it
+    assert not what_changed(read_config(CONFIGS / "tiny.yaml", [sources % ", kind: x"]), before)
+    assert what_changed(read_config(CONFIGS / "tiny.yaml", [sources % ", weight: 2"]), before)
+
+
 def test_a_mixture_of_ones_own():
     parts = "[{second_round_prob: 0}, {jpeg: [80, 100]}, {}]"
     config = read_config(
