@@ -64,7 +64,7 @@ def show(ours: Path, theirs: Path, out: Path, seed: int) -> None:
         key[f"{number:02}"] = {"image": stem, "ours": "left" if is_left else "right"}
     (out / "key.json").write_text(json.dumps(key, indent=1) + "\n")
     mean = np.mean(noise, axis=0)
-    print(f"{len(key)} pairs in {out}; noise left {mean[0]:.3f} of ours, {mean[1]:.3f} of theirs, ")
+    print(f"{len(key)} pairs in {out}; noise left {mean[0]:.3f} of ours, {mean[1]:.3f} of theirs")
     print(f"ratio {mean[0] / mean[1]:.2f}")
 
 
