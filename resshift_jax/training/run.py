@@ -122,7 +122,9 @@ def open_run(
     checkpoints = Checkpoints(folder / CHECKPOINTS, keep=config.checkpoint.keep)
     found = checkpoints.latest()
     before = folder if found is not None else None
-    teacher = load_teacher(config, before)
+    known = None if found is None else found[1]["config"]["loss"].get("teacher")
+    kept = before if known == config.loss.teacher else None  # another one may be accepted
+    teacher = load_teacher(config, kept)
     if teacher is not None:
         config = replace(config, loss=replace(config.loss, teacher_model=teacher.model))
     dtype = cast(Literal["float32", "bfloat16"], model.compute.dtype.name)
@@ -140,7 +142,9 @@ def open_run(
         state = checkpoints.restore(found[0], abstract_state(config, mesh))
     if topology.process == 0:
         if found is None:
-            keep_frozen(folder, flatten(frozen["first_stage"]), teacher)
+            keep_frozen(folder, flatten(frozen["first_stage"]), None)
+        if teacher is not None and kept is None:
+            keep_frozen(folder, {}, teacher)
         write_config(folder / CONFIG, config)
     require_one_folder(folder, topology)
     return Run(

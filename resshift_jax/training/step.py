@@ -96,7 +96,8 @@ def make_prepare(config: TrainingConfig, mesh: Mesh | AbstractMesh) -> jax.stage
 
     def share(keys: Array, images: Mapping[str, Array]) -> Pair:
         if config.colours.prob:
-            colour_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+            # Degradations draw with what 0 to 3 give, folded in.
+            colour_keys = jax.vmap(lambda key: jax.random.fold_in(key, 4))(keys)
             images = {**images, "hq": change_colours(colour_keys, images, config.colours)}
         return make_pairs(keys, images, config.degradation)
 
