@@ -48,6 +48,8 @@ class UNetConfig:
         pixel_channels: for a latent of blocks of pixels, width of the 3x3 convolutions at the
             resolution of the pixels that follow; 0: none do.
         pixel_blocks: residual blocks of two such convolutions among them.
+        pixel_edges: what these convolutions see beyond the image: "zeros", or its pixels at the
+            edge, "repeated"; then what is flat stays flat to its edges.
     """
 
     kind: Literal["swin_unet"] = "swin_unet"
@@ -66,6 +68,7 @@ class UNetConfig:
     window_mask: WindowMask = "released"
     pixel_channels: int = 0
     pixel_blocks: int = 0
+    pixel_edges: Literal["zeros", "repeated"] = "zeros"
 
     def __post_init__(self) -> None:
         require_positive(
@@ -197,6 +200,7 @@ class PixelHead(nn.Module):
 
     width: int
     blocks: int = 0
+    edges: Literal["zeros", "repeated"] = "zeros"
     compute: Compute = Compute()
 
     @nn.compact
@@ -207,13 +211,18 @@ class PixelHead(nn.Module):
         enlarged = upsample_bicubic(lq, block * h.shape[1] // lq.shape[1])
         pixels = [depth_to_space(features, block), depth_to_space(x_t, block), enlarged]
         x = jnp.concatenate([a.astype(self.compute.dtype) for a in pixels], axis=-1)
+        # Each of the convolutions lets the zeros one pixel further in.
+        margin = 4 + 2 * self.blocks if self.edges == "repeated" else 0
+        x = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="edge")
         for i in range(3):
             x = nn.silu(Conv3x3(self.width, compute=self.compute, name=f"conv_{i}")(x))
         for i in range(self.blocks):
             y = nn.silu(Conv3x3(self.width, compute=self.compute, name=f"block_{i}_conv_0")(x))
             x += Conv3x3(self.width, zero=True, compute=self.compute, name=f"block_{i}_conv_1")(y)
         head = Conv3x3(3, zero=True, compute=self.compute.precise, name="conv_out")
-        return space_to_depth(head(x), block)
+        x = head(x)
+        inside = (slice(margin, side - margin) for side in x.shape[1:3])
+        return space_to_depth(x[:, *inside], block)
 
 
 class SwinUNet(nn.Module):
@@ -271,7 +280,9 @@ class SwinUNet(nn.Module):
         h = self._up(h, skips, emb)
         h = nn.silu(_norm(compute=compute, name="norm_out")(h))
         if cfg.pixel_channels:
-            head = PixelHead(cfg.pixel_channels, cfg.pixel_blocks, compute, name="pixels")
+            head = PixelHead(
+                cfg.pixel_channels, cfg.pixel_blocks, cfg.pixel_edges, compute, name="pixels"
+            )
             return head(h, x_t, lq)
         return Conv3x3(cfg.latent_channels, compute=compute.precise, name="conv_out")(h)
 

@@ -29,6 +29,7 @@ from resshift_jax.settings import (
 )
 from resshift_jax.training.discriminator import DiscriminatorConfig
 from resshift_jax.training.distillation import require_same_start
+from resshift_jax.training.image_terms import SPECTRUM_SIDE
 from resshift_jax.training.losses import LossConfig
 from resshift_jax.training.optimizer import OPTIMIZERS, AdamWConfig, LearningRateConfig
 
@@ -262,6 +263,10 @@ class TrainingConfig:
         window, networks = self.loss.lpips_window, self.loss.networks
         least = max((LEAST_SIZE[network] for network in networks), default=0)
         require(side >= least, f"data.crop.size: {side} given, LPIPS needs {least} or more")
+        require(
+            side >= SPECTRUM_SIDE or not self.loss.weights.get("spectrum"),
+            f"data.crop.size: {side} given, loss.weights.spectrum needs {SPECTRUM_SIDE} or more",
+        )
         if window is not None:
             require(bool(networks), f"loss.lpips_window: {window} given, but no LPIPS has a weight")
             require(

@@ -18,6 +18,7 @@ PerSample = Float[Array, "b"]
 
 # Rows: luma, and red and blue beside it.
 _OPPONENT = np.array([[0.299, 0.587, 0.114], [0.701, -0.587, -0.114], [-0.299, -0.587, 0.886]])
+_SQUARE = 32
 
 
 class ImageContext(NamedTuple):
@@ -68,6 +69,21 @@ def phase_error(x: Images, y: Images, context: ImageContext) -> PerSample:
     return jnp.abs(strengths(x) - strengths(y)).mean(-1)
 
 
+def colour_error(x: Images, y: Images, context: ImageContext) -> PerSample:
+    """Mean absolute difference of the mean colours of squares of 32x32 pixels, or of small images.
+
+    What is over at the right and at the bottom does not count.
+    """
+    square = min(_SQUARE, *x.shape[1:3])
+    height, width = (side // square for side in x.shape[1:3])
+
+    def means(image: Array) -> Array:
+        image = image[:, : height * square, : width * square]
+        return image.reshape(-1, height, square, width, square, 3).mean((2, 4))
+
+    return jnp.abs(means(x) - means(y)).mean((1, 2, 3))
+
+
 def lpips(x: Images, y: Images, context: ImageContext, *, network: Network) -> PerSample:
     """LPIPS of the images, clipped to [-1, 1], or of a window of each."""
     images = jnp.clip(x, -1, 1), y
@@ -91,6 +107,8 @@ def cut(images: Array, offset: Array, window: int) -> Array:
 
 
 _TILE = 16
+SPECTRUM_SIDE = _TILE + _TILE // 2
+"""Least side of an image that has a spectrum."""
 
 
 def spectrum_error(x: Images, y: Images, context: ImageContext) -> PerSample:

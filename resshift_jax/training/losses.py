@@ -34,6 +34,7 @@ from resshift_jax.training.image_terms import (
     Images,
     PerSample,
     absolute_error,
+    colour_error,
     edge_error,
     lpips,
     phase_error,
@@ -80,6 +81,7 @@ LOSSES: dict[str, LossTerm] = {
     "edge": LossTerm(edge_error),
     "spectrum": LossTerm(spectrum_error),
     "phase": LossTerm(phase_error),
+    "colour": LossTerm(colour_error),
 }
 
 

@@ -214,6 +214,24 @@ def test_a_pixel_head_treats_all_pixels_of_a_block_alike():
         assert_close(moved, expected, 1e-6)
 
 
+def test_what_is_flat_stays_flat_to_its_edges_where_they_are_repeated():
+    shapes = ((1, 8, 8, 4), (1, 8, 8, 48), (1, 8, 8, 3))
+    features, x_t, lq = (np.full(shape, 0.3, np.float32) for shape in shapes)
+    params = PixelHead(8, 1).init(jax.random.key(0), features, x_t, lq)["params"]
+    params["expand"] = jax.tree.map(jnp.zeros_like, params["expand"])  # alike for all of a block
+    params["conv_out"]["kernel"] += 0.1
+    params["block_0_conv_1"]["kernel"] += 0.1
+
+    def output(edges):
+        return PixelHead(8, 1, edges).apply({"params": params}, features, x_t, lq)
+
+    repeated, zeros = output("repeated"), output("zeros")
+    assert np.ptp(repeated) < 1e-5
+    assert np.ptp(zeros) > 0.1
+    middle = slice(2, 6)  # six pixels from the edges and more
+    assert_close(repeated[:, middle, middle], zeros[:, middle, middle], 1e-5)
+
+
 def test_blocks_of_a_pixel_head_begin_as_nothing():
     rng = np.random.default_rng(0)
     features, x_t, lq = (rng.normal(size=(1, 8, 8, c)).astype(np.float32) for c in (4, 48, 3))

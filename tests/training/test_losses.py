@@ -25,12 +25,15 @@ from resshift_jax.config import ChainConfig, ModelConfig, PixelConfig, UNetConfi
 from resshift_jax.data.config import CropConfig, DataConfig
 from resshift_jax.degradation.pairs import Pair
 from resshift_jax.latent_model import LatentModel, flatten
+from resshift_jax.nn.autoencoder import SpaceToDepthConfig
 from resshift_jax.platform import Compute
 from resshift_jax.schedule import make_schedule
+from resshift_jax.settings import ConfigError
 from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.image_terms import (
     ImageContext,
     amplitudes,
+    colour_error,
     cut,
     phase_error,
     spectrum_error,
@@ -192,6 +195,27 @@ def test_image_terms():
     clipped, _ = compare(jnp.clip(x, -1, 1), jnp.asarray(y), offset)
     np.testing.assert_array_equal(terms["lpips_alex"], clipped["lpips_alex"])
     assert (terms["lpips_alex"] > 0.05).all()
+
+
+def test_a_cast_is_seen_where_it_is():
+    rng = np.random.default_rng(0)
+    y = rng.uniform(-1, 1, (2, 72, 64, 3)).astype(np.float32)
+    x = y.copy()
+    x[:, :32, 32:, 0] += 0.3  # of one square of four; eight rows are over
+    x[:, 64:] = 1
+    context = ImageContext({}, jnp.zeros((2, 2)), None, Compute())
+    np.testing.assert_allclose(colour_error(x, y, context), 0.3 / 12, rtol=1e-4)
+    shuffled = y[:, rng.permutation(32)]
+    np.testing.assert_allclose(colour_error(shuffled, y[:, :32], context), 0, atol=1e-6)
+    np.testing.assert_allclose(colour_error(y[:, :8] + 0.1, y[:, :8], context), 0.1, rtol=1e-4)
+
+
+def test_images_too_small_for_a_spectrum_are_refused():
+    unet = UNetConfig(image_size=4, cond_size=4, latent_channels=48, channel_mult=(1,))
+    model = ModelConfig("pixels", 4, unet=unet, first_stage=SpaceToDepthConfig(4))
+    weights = {"l1": 1.0, "spectrum": 1.0}
+    with pytest.raises(ConfigError, match=r"data.crop.size: 16 given, loss.weights.spectrum"):
+        TrainingConfig(model, DataConfig(crop=CropConfig(size=16)), loss=LossConfig(weights))
 
 
 def test_detail_that_is_weaker_at_some_phases_is_seen():
