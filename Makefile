@@ -8,9 +8,10 @@ RUN := $(VENV)/bin
 demo: $(VENV)/restoring
 	$(RUN)/python sample.py -i examples -o results --cache build/cache
 
-# That of the README, of the results of the demo.
+# Those of the README, of the results of the demo.
 picture: demo
-	$(RUN)/python examples/picture.py examples results examples/pictures/restored.webp
+	$(RUN)/python sample.py -i examples/whole -o results/whole --cache build/cache
+	$(RUN)/python examples/picture.py examples results examples/pictures
 
 test: $(VENV)/developing
 	$(RUN)/python -m pytest -n 2 --dist loadfile

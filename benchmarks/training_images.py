@@ -2,7 +2,7 @@
 
 python -m benchmarks.training_images flat OUT
 python -m benchmarks.training_images letters OUT [GRAPHICS]
-python -m benchmarks.training_images taught CONFIG OUT [--as-they-are] [--images 720] [key=value]
+python -m benchmarks.training_images taught CONFIG OUT [key=value ...] [--as-they-are] [--images N]
 
 flat      images of one colour, of two, and ramps between two, half of their colours corners of the
           cube of colours: OUT/images to be degraded, and the pairs OUT/hq, OUT/lq that are not
