@@ -97,6 +97,7 @@ def test_a_whole_number_may_stand_for_a_float():
         (UNetConfig, {"image_size": 68, "cond_size": 68}, "unet.image_size"),
         (UNetConfig, {"base_channels": 100}, "unet.base_channels"),
         (UNetConfig, {"swin_channels": 48, "head_channels": 16}, "unet.swin_channels"),
+        (UNetConfig, {"pixel_edges": "repeated"}, "unet.pixel_edges: repeated given with"),
         (UNetConfig, {"pixel_channels": -1, "latent_channels": 48}, "unet.pixel_channels: -1"),
         (UNetConfig, {"pixel_channels": 24, "latent_channels": 8}, "unet.pixel_channels: 24"),
         (UNetConfig, {"pixel_channels": 24, "latent_channels": 24}, "unet.pixel_channels: 24"),

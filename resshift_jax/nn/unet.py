@@ -94,15 +94,15 @@ class UNetConfig:
                 f"unet.image_size: {self.image_size} given, level {level} needs a multiple of "
                 f"{window}",
             )
-        require(
-            self.pixel_channels >= 0,
-            f"unet.pixel_channels: {self.pixel_channels} given, 0 or more needed",
-        )
-        require(
-            self.pixel_blocks >= 0 and (not self.pixel_blocks or self.pixel_channels > 0),
-            f"unet.pixel_blocks: {self.pixel_blocks} given with "
-            f"pixel_channels={self.pixel_channels}, 0 or more of a head that has pixel_channels",
-        )
+        for name in ("pixel_channels", "pixel_blocks"):
+            value = getattr(self, name)
+            require(value >= 0, f"unet.{name}: {value} given, 0 or more needed")
+        for name, none in (("pixel_blocks", 0), ("pixel_edges", "zeros")):
+            value = getattr(self, name)
+            require(
+                value == none or self.needs_pixels,
+                f"unet.{name}: {value} given with pixel_channels=0, without a head of pixels",
+            )
         block = math.isqrt(self.latent_channels // 3)
         require(
             not self.pixel_channels or self.latent_channels == 3 * block**2,
