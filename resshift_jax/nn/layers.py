@@ -129,12 +129,15 @@ def _convolve(
     )  # fmt: skip
 
 
+_STRIP = 2048  # pixels whose columns stay in a CPU's cache, of one image
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_same(x: Array, kernel: Array, precision: str | None = None) -> Array:
     """(B, H, W, C) and (3, 3, C, D) -> (B, H, W, D), zeros around.
 
-    On a CPU the kernel's gradient is three matrix products, at 0.6 to 0.95 of their rate, where
-    XLA's convolution reaches 0.4 to 0.55.
+    On a CPU the kernel's gradient is three matrix products for each strip of rows, at 0.6 to 0.95
+    of their rate (0.3 with 48 channels), where XLA's convolution reaches 0.4 to 0.55 (0.07).
 
     precision: of products, in the gradient too; see jax.default_matmul_precision.
     """
@@ -157,21 +160,32 @@ def _convolve_backward(precision: str | None, saved: tuple, dy: Any) -> tuple:
         return jax.linear_transpose(of_kernel, kernel)(dy)[0]
 
     def by_products(x: Array, dy: Array) -> Array:
-        channels, features = x.shape[-1], dy.shape[-1]
+        batch, height, width, channels = x.shape
+        features = dy.shape[-1]
+        fitting = range(1, max(1, _STRIP // width) + 1)
+        rows = max(n for n in fitting if height % n == 0)
         x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
         dy = jnp.pad(dy, ((0, 0), (0, 0), (1, 1), (0, 0)))
-        width, height = x.shape[2], dy.shape[1]
-        # The three columns of the kernel side by side; its rows are three products.
-        columns = jnp.concatenate([dy[:, :, 2 - j : 2 - j + width] for j in range(3)], -1)
-        rows = [
-            jnp.matmul(
-                x[:, i : i + height].reshape(-1, channels).T,
-                columns.reshape(-1, 3 * features),
-                precision=precision,
-            )
-            for i in range(3)
-        ]
-        return jnp.stack(rows).reshape(3, channels, 3, features).transpose(0, 2, 1, 3)
+
+        def add_strip(total: Array, index: Array) -> tuple[Array, None]:
+            corner = index * rows // height, index * rows % height, 0, 0
+            of_x = jax.lax.dynamic_slice(x, corner, (1, rows + 2, width, channels))[0]
+            of_dy = jax.lax.dynamic_slice(dy, corner, (1, rows, width + 2, features))[0]
+            # The three columns of the kernel side by side; its rows are three products.
+            columns = jnp.concatenate([of_dy[:, 2 - j : 2 - j + width] for j in range(3)], -1)
+            products = [
+                jnp.matmul(
+                    of_x[i : i + rows].reshape(-1, channels).T,
+                    columns.reshape(-1, 3 * features),
+                    precision=precision,
+                )
+                for i in range(3)
+            ]
+            return total + jnp.stack(products), None
+
+        zeros = jnp.zeros((3, channels, 3 * features), dy.dtype)
+        total, _ = jax.lax.scan(add_strip, zeros, jnp.arange(batch * height // rows))
+        return total.reshape(3, channels, 3, features).transpose(0, 2, 1, 3)
 
     dx = dkernel = None
     if x_wanted is not None:

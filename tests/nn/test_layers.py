@@ -136,9 +136,14 @@ def test_timestep_embedding():
         assert_close(found[:, 80 + i], np.sin(angle), 1e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 11, 13, 20), (1, 9, 16, 12)])
+@pytest.mark.parametrize(
+    "shape", [(2, 11, 13, 20), (1, 9, 16, 12), (2, 60, 50, 12), (1, 3, 2100, 10)]
+)
 def test_gradient_of_a_convolution(shape):
-    """Of input and kernel, as XLA has it for the convolution that is computed forward."""
+    """Of input and kernel, as XLA has it for the convolution that is computed forward.
+
+    The last two images are cut into strips of 30 rows, and of one.
+    """
     x, kernel, weights = random(*shape), random(3, 3, shape[-1], 7), random(*shape[:3], 7)
 
     def plain(x, kernel):
