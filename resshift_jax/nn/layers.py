@@ -4,6 +4,7 @@ Parameters are float32; `compute` tells the dtype of the arithmetic. Normalisati
 always computed in float32.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -162,13 +163,14 @@ def _convolve_backward(precision: str | None, saved: tuple, dy: Any) -> tuple:
     def by_products(x: Array, dy: Array) -> Array:
         batch, height, width, channels = x.shape
         features = dy.shape[-1]
-        fitting = range(1, max(1, _STRIP // width) + 1)
-        rows = max(n for n in fitting if height % n == 0)
-        x = jnp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0)))
-        dy = jnp.pad(dy, ((0, 0), (0, 0), (1, 1), (0, 0)))
+        strips = min(height, math.ceil(height * width / _STRIP))
+        rows = math.ceil(height / strips)
+        below = strips * rows - height  # where dy is zero
+        x = jnp.pad(x, ((0, 0), (1, 1 + below), (0, 0), (0, 0)))
+        dy = jnp.pad(dy, ((0, 0), (0, below), (1, 1), (0, 0)))
 
         def add_strip(total: Array, index: Array) -> tuple[Array, None]:
-            corner = index * rows // height, index * rows % height, 0, 0
+            corner = index // strips, index % strips * rows, 0, 0
             of_x = jax.lax.dynamic_slice(x, corner, (1, rows + 2, width, channels))[0]
             of_dy = jax.lax.dynamic_slice(dy, corner, (1, rows, width + 2, features))[0]
             # The three columns of the kernel side by side; its rows are three products.
@@ -183,9 +185,9 @@ def _convolve_backward(precision: str | None, saved: tuple, dy: Any) -> tuple:
             ]
             return total + jnp.stack(products), None
 
-        zeros = jnp.zeros((3, channels, 3 * features), dy.dtype)
-        total, _ = jax.lax.scan(add_strip, zeros, jnp.arange(batch * height // rows))
-        return total.reshape(3, channels, 3, features).transpose(0, 2, 1, 3)
+        zeros = jnp.zeros((3, channels, 3 * features), jnp.promote_types(dy.dtype, jnp.float32))
+        total, _ = jax.lax.scan(add_strip, zeros, jnp.arange(batch * strips))
+        return total.reshape(3, channels, 3, features).transpose(0, 2, 1, 3).astype(dy.dtype)
 
     dx = dkernel = None
     if x_wanted is not None:
