@@ -39,7 +39,10 @@ SIZES = (64, 64), (148, 200)  # rows and columns, cut from LARGE_PHOTO
 
 
 def gflop(model: resshift_jax.Model, image: np.ndarray) -> float:
-    lq = jax.ShapeDtypeStruct((1, *image.shape), np.float32)
+    """Of the image as it is padded."""
+    unit = model.config.unet.granularity
+    height, width = (-(-side // unit) * unit for side in image.shape[:2])
+    lq = jax.ShapeDtypeStruct((1, height, width, 3), np.float32)
     keys = jax.random.split(jax.random.key(0), 1)
     return count_flops(partial(restore, model.latent_model), model.params, lq, keys) / 1e9
 
